@@ -37,8 +37,7 @@ test: $(INSTALLED)  ## what the product promises, in minutes
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 test-all: test  ## also whole demos, daemons, the browser, killed processes, long searches
-	$(PYTEST) -m slow $(PYTEST_ARGS)
-	$(PYTEST) -m "hypothesis and not slow" --hypothesis-profile=long $(PYTEST_ARGS)
+	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile=long $(PYTEST_ARGS)
 
 mutate: $(INSTALLED)  ## plant small faults in what decides, count those the tests notice (half an hour)
 	$(BIN)/python scripts/mutate.py $(MUTATE_ARGS)

@@ -1,9 +1,11 @@
 """Measure the latency the gateway adds, and its behavior under overload and with a failing canary arm.
 
-    python benchmarks/gateway.py [latency] [overload] [faults] [--seconds 20] [--requests 10000]
+    python benchmarks/gateway.py [latency] [first-token] [overload] [faults] [--seconds 20] [--requests 10000]
 
-`latency`: requests at a fixed rate, sent on time whatever the responses do, alternately to the gateway with a
-stub model and to a bare Starlette application that reads and writes the same JSON; reports the difference.
+`latency`: requests at a fixed rate, sent on time whatever the responses do, alternately to both APIs of the
+gateway with a stub model, and to a bare Starlette application that reads and writes the same JSON; reports
+the differences. `first-token`: the time to the first text of a streamed answer, alternately from the gateway
+and from a plain streamer of transformers, for the packaged model and a random one of 60 million weights.
 `overload`: three times the capacity of the stub model; how fast the surplus is rejected, and whether memory
 and service recover. `faults`: half of the sessions to a canary arm that throws, hangs, or returns nothing or
 binary data.
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import http.client
 import json
 import os
 import statistics
@@ -28,6 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx2
 import psutil
 import sqlalchemy as sa
 
@@ -35,8 +39,18 @@ from iccm_assets.db import tables as t
 from iccm_assets.db.database import create_engine_for, upgrade
 from iccm_assets.db.embedded.embedded_server import EmbeddedServer
 from iccm_assets.db.notify import notify_routing
+from iccm_assets.models.generation import LoadedModel, load_model
+from iccm_assets.registry.model_store import ModelStore
+from iccm_assets.settings import PACKAGED_MODEL
 
 SOURCE = "def add(a, b):\n    return a + b\n"
+LONG_SOURCE = "class Numbers:\n" + "".join(
+    f"    def add_{n}(self, value, limit={n}):\n        if value > limit:\n            return None\n"
+    f"        return value + {n}\n\n"
+    for n in range(1, 9)
+)
+CHAT = "/v1/chat/completions"
+MAX_NEW_TOKENS = 24
 BARE = """
 import json, sys
 import uvicorn
@@ -85,9 +99,15 @@ class Client:
         self._host, self._port = str(parts.hostname), int(parts.port or 80)
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
-    async def send(self, session: str, responses: Responses, due: float) -> None:
-        body = json.dumps({"source_code": SOURCE, "session_id": session}).encode()
-        head = "POST /v1/requirements HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    async def send(
+        self, session: str, responses: Responses, due: float, path: str = "/v1/requirements"
+    ) -> None:
+        values = {"source_code": SOURCE, "session_id": session}
+        if path == CHAT:
+            messages = [{"role": "user", "content": SOURCE}]
+            values = {"model": "cet-d", "messages": messages, "metadata": {"session_id": session}}
+        body = json.dumps(values).encode()
+        head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
         head += f"content-length: {len(body)}\r\n\r\n"
         reader, writer = self._idle.pop() if self._idle else await self._connect()
         writer.write(head.encode() + body)
@@ -112,14 +132,14 @@ async def _reply(reader: asyncio.StreamReader) -> tuple[int, bytes, bytes]:
     return int(head.split(b" ")[1]), head, await reader.readexactly(length)
 
 
-async def at_rate(url: str, rate: float, count: int, name: str) -> Responses:
+async def at_rate(url: str, rate: float, count: int, name: str, path: str = "/v1/requirements") -> Responses:
     """`count` requests, one every 1/rate seconds, each due at its own time (no coordinated omission)."""
     client, responses, begun = Client(url), Responses(), time.perf_counter()
     tasks = []
     for number in range(count):
         due = begun + number / rate
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        tasks.append(asyncio.create_task(client.send(f"{name}-{number}", responses, due)))
+        tasks.append(asyncio.create_task(client.send(f"{name}-{number}", responses, due, path)))
     await asyncio.gather(*tasks)
     return responses
 
@@ -178,20 +198,140 @@ def latency(url: str, home: Path, seconds: float, rate: float = 100.0, rounds: i
         server([sys.executable, "-c", BARE], {"ICCM_HOME": str(home)}) as (bare, _),
     ):
         asyncio.run(ready(served))
-        durations: dict[str, list[list[float]]] = {"gateway": [], "bare": []}
+        durations: dict[str, list[list[float]]] = {"gateway": [], "OpenAI": [], "bare": []}
+        native = "/v1/requirements"
         for number in range(rounds):
-            for name, address in (("gateway", served), ("bare", bare)):
-                responses = asyncio.run(at_rate(address, rate, count, f"{name}-{number}"))
+            for name, address, path in (
+                ("gateway", served, native), ("OpenAI", served, CHAT), ("bare", bare, native),
+            ):  # fmt: skip
+                responses = asyncio.run(at_rate(address, rate, count, f"{name}-{number}", path))
                 assert set(responses.statuses) == {200}, responses.statuses
                 durations[name].append(sorted(responses.answered))
     for name, values in durations.items():
         say(f"{name:8} {quantiles([milliseconds for part in values for milliseconds in part])}")
-    for share in (0.5, 0.99):
-        each = [
-            gateway_ms[int(share * len(gateway_ms))] - bare_ms[int(share * len(bare_ms))]
-            for gateway_ms, bare_ms in zip(durations["gateway"], durations["bare"], strict=True)
-        ]
-        say(f"added at p{100 * share:.0f}: median of {rounds} rounds {statistics.median(each):.2f} ms")
+    for name in ("gateway", "OpenAI"):
+        for share in (0.5, 0.99):
+            each = [
+                gateway_ms[int(share * len(gateway_ms))] - bare_ms[int(share * len(bare_ms))]
+                for gateway_ms, bare_ms in zip(durations[name], durations["bare"], strict=True)
+            ]
+            median = statistics.median(each)
+            say(f"{name} added at p{100 * share:.0f}: median of {rounds} rounds {median:.2f} ms")
+
+
+def first_token(url: str, engine: sa.Engine, home: Path, rounds: int = 20) -> None:
+    """Alternate the two, and report the medians: the gateway reads the same model from its store."""
+    for name, directory in (("packaged", PACKAGED_MODEL), ("random", _random_model(home / "random"))):
+        stored = ModelStore(home).import_model(str(directory))
+        with engine.begin() as conn:
+            values = {"digest": stored.digest, "path": f"models/{stored.digest}"}
+            conn.execute(t.model_versions.update().values(**values))
+        loaded = load_model(stored.path)
+        weights = sum(weight.numel() for weight in loaded.model.parameters())
+        with _real_gateway(url, home) as address:
+            for source in (SOURCE, LONG_SOURCE):
+                served, plain = [], []
+                for number in range(rounds + 2):
+                    served.append(_first_served(address, source, number))
+                    plain.append(_first_streamed(loaded, source))
+                gateway_ms, plain_ms = statistics.median(served[2:]), statistics.median(plain[2:])
+                tokens = len(loaded.encoder.encode_source(source, 1000).token_ids)
+                say(
+                    f"first text, {name} model of {weights / 1e6:.0f} M weights, {tokens} tokens of source:"
+                    f" gateway {gateway_ms:.1f} ms, plain streamer {plain_ms:.1f} ms;"
+                    f" {gateway_ms / plain_ms:.2f} x, {gateway_ms - plain_ms:+.1f} ms"
+                )
+
+
+def _random_model(directory: Path) -> Path:
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(PACKAGED_MODEL)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=704, intermediate_size=2112, num_hidden_layers=9,
+        num_attention_heads=11, max_position_embeddings=1024, bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@contextlib.contextmanager
+def _real_gateway(url: str, home: Path) -> Iterator[str]:
+    environment = {
+        "ICCM_DATABASE_URL": url, "ICCM_HOME": str(home),
+        "ICCM_EVALUATION__MAX_NEW_TOKENS": str(MAX_NEW_TOKENS),
+        # As by default and in this process: the local profile has one, for its tiny model.
+        "ICCM_GATEWAY__THREADS": str(os.cpu_count()),
+    }  # fmt: skip
+    program = "from iccm_assets.cli.main import main; main()"
+    port = str(20_000 + os.getpid() % 20_000)
+    command = [sys.executable, "-c", program, "serve", "--port", port]
+    process = subprocess.Popen(
+        command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(1200):
+            with contextlib.suppress(httpx2.HTTPError):
+                if httpx2.get(f"{address}/readyz").status_code == 200:
+                    break
+            time.sleep(0.1)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _first_served(address: str, source: str, number: int) -> float:
+    """Return the milliseconds to the first text of a streamed answer of the gateway; reads it to its end.
+
+    Through a plain connection that is open: a client library's own time is not the gateway's.
+    """
+    messages = [{"role": "user", "content": source}]
+    body = json.dumps(
+        {"model": "cet-d", "messages": messages, "stream": True, "user": f"u{number}-{len(source)}"}
+    )
+    with contextlib.closing(http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)) as connection:
+        connection.connect()
+        begun, first = time.perf_counter(), 0.0
+        connection.request("POST", CHAT, body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        assert response.status == 200, response.read()
+        for line in response:
+            if not first and b'"content": ' in line and b'"content": ""' not in line:
+                first = time.perf_counter() - begun
+    return 1000 * first
+
+
+def _first_streamed(loaded: LoadedModel, source: str) -> float:
+    """Return the milliseconds to the first whole character of a streamer of transformers, in this process."""
+    import torch
+    from transformers.generation.streamers import BaseStreamer
+
+    class FirstText(BaseStreamer):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.seconds, self.tokens, self.is_prompt = 0.0, list[int](), True
+
+        def put(self, value: torch.Tensor) -> None:
+            if not (self.is_prompt or self.seconds):
+                self.tokens += value.tolist()
+                text = loaded.tokenizer.decode(self.tokens, skip_special_tokens=True)
+                if text and not text.endswith("\ufffd"):
+                    self.seconds = time.perf_counter()
+            self.is_prompt = False
+
+        def end(self) -> None:
+            pass
+
+    begun, streamer = time.perf_counter(), FirstText()
+    ids = torch.tensor([loaded.encoder.encode_source(source, 1000).token_ids])
+    with torch.inference_mode():
+        loaded.model.generate(input_ids=ids, max_new_tokens=MAX_NEW_TOKENS, streamer=streamer)
+    return 1000 * (streamer.seconds - begun)
 
 
 def overload(url: str, home: Path, seconds: float) -> None:
@@ -254,7 +394,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="*", choices=["latency", "overload", "faults", []], default=[])
+    parser.add_argument(
+        "what", nargs="*", choices=["latency", "first-token", "overload", "faults", []], default=[]
+    )
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--requests", type=int, default=10_000)
     options = parser.parse_args()
@@ -268,10 +410,12 @@ def main() -> None:
             upgrade(engine)
             with engine.begin() as conn:
                 _version(conn, "v1", "production")
-            what = options.what or ["latency", "overload", "faults"]
+            what = options.what or ["latency", "first-token", "overload", "faults"]
             say(f"load before {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
             if "latency" in what:
                 latency(url, home, options.seconds)
+            if "first-token" in what:
+                first_token(url, engine, home)
             if "overload" in what:
                 overload(url, home, options.seconds)
             if "faults" in what:

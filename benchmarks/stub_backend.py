@@ -1,27 +1,32 @@
 """A backend without a model, for benchmarks and tests; no setting selects it.
 
+With `ICCM_GATEWAY__BACKEND=openai` the gateway has its own backend, for tests of it.
+
 ``python -m benchmarks.stub_backend --port 0`` runs the real gateway with it, on the configured database. A
 version named in the JSON object ``--faults`` fails: ``{"v2": "hang"}``; the faults are ``error``, ``hang``,
-``empty``, ``binary``, ``unstorable``, ``huge`` and ``unloadable``. ``--seconds`` is the duration of a batch;
-while the file ``--hold`` exists, no batch finishes. ``--lookup-seconds`` is the time that the database has to
-name the owner of a session.
+``empty``, ``binary``, ``unstorable``, ``huge``, ``torn`` (a stream that breaks off) and ``unloadable``.
+``--seconds`` is the duration of a batch; while the file ``--hold`` exists, no batch finishes.
+``--lookup-seconds`` is the time that the database has to name the owner of a session.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from iccm_assets.errors import ModelError
 from iccm_assets.gateway import session_owners
+from iccm_assets.gateway.backends import make_model_loader
 from iccm_assets.gateway.batching import Backend, BackendResponse, DynamicBatcher
 from iccm_assets.gateway.model_pool import ModelLoader
 from iccm_assets.gateway.routing import ModelLocation
 from iccm_assets.gateway.server import listen, run, socket_url
 from iccm_assets.gateway.supervisor import configure_logging
+from iccm_assets.models.token_streaming import TextListener
 from iccm_assets.settings import Settings, get_settings
 
 
@@ -37,7 +42,7 @@ def make_stub_loader(
         limits = settings.gateway
         return DynamicBatcher(
             version.version,
-            lambda sources: [_respond(version.version, fault, seconds, hold)] * len(sources),
+            lambda sources, listeners: _respond_to_all(version.version, fault, seconds, hold, listeners),
             batch_size=limits.batch_size,
             batch_timeout_seconds=limits.batch_timeout_ms / 1000,
             queue_size=limits.queue_size,
@@ -45,6 +50,24 @@ def make_stub_loader(
         )
 
     return load
+
+
+def _respond_to_all(
+    version: str,
+    fault: str,
+    seconds: float,
+    hold: Path | None,
+    listeners: Sequence[TextListener | None],
+) -> list[BackendResponse]:
+    """Respond word by word to those who listen, ``huge`` a hundred at a time; ``torn`` fails after three."""
+    response = _respond(version, fault, seconds, hold)
+    words = re.findall(r"(?:\s*\S+){1,100}|\s+" if fault == "huge" else r"\s*\S+|\s+", response.text)
+    for listener in filter(None, listeners):
+        for number, word in enumerate(words, 1):
+            listener(word, number)
+            if fault == "torn" and number == 3:
+                raise RuntimeError("the stub fails in the middle")
+    return [response] * len(listeners)
 
 
 def _respond(version: str, fault: str, seconds: float, hold: Path | None) -> BackendResponse:
@@ -59,7 +82,8 @@ def _respond(version: str, fault: str, seconds: float, hold: Path | None) -> Bac
         "unstorable": BackendResponse(f"{version} shall hold a NUL \x00 and half a pair \ud800.", 12),
         "huge": BackendResponse("shall " * 100_000, 100_000),
     }
-    return responses.get(fault, BackendResponse(f"The function `add` shall return the sum. ({version})", 12))
+    text = f"The function `add` shall return the sum. ({version})"
+    return responses.get(fault, BackendResponse(text, 12, 9))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,7 +100,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = get_settings()
     listening = listen("127.0.0.1", options.port, settings)
     print(socket_url(listening), flush=True)  # noqa: T201
-    run(listening, settings, make_stub_loader(settings, options.faults, options.seconds, options.hold))
+    if settings.gateway.backend == "openai":
+        load = make_model_loader(settings)
+    else:
+        load = make_stub_loader(settings, options.faults, options.seconds, options.hold)
+    run(listening, settings, load)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ PACKAGE = Path(__file__).parent
 PACKAGED_MODEL = PACKAGE / "simulation" / "data" / "base_model"
 PACKAGED_REHEARSAL = PACKAGE / "simulation" / "data" / "rehearsal.jsonl.gz"
 PACKAGED_CANARY_SET = PACKAGE / "simulation" / "data" / "canary_set.jsonl.gz"
+PACKAGED_AUDIT_SET = PACKAGE / "simulation" / "data" / "audit_set.jsonl.gz"
 # A conversation with an impossible time does not add partitions before this day.
 MIN_FIRST_DAY = date(2000, 1, 1)
 
@@ -223,6 +224,20 @@ class TrainingSettings(SettingsGroup):
     )
 
 
+class PromptSettings(SettingsGroup):
+    """The prompt of a base model that is imported; its manifest keeps it for all its descendants."""
+
+    system: str = Field(
+        "",
+        description="System text. Empty: a default for a chat model, none for a plain prompt.",
+    )
+    template: str = Field(
+        "",
+        description="Jinja template of the prompt, with `source` and `system`. Empty: the tokenizer's chat "
+        "template, or the plain prompt if it has none.",
+    )
+
+
 class EvaluationSettings(SettingsGroup):
     """The quality gate, and the generation of the responses it compares."""
 
@@ -242,6 +257,9 @@ class EvaluationSettings(SettingsGroup):
     )
     min_slice_items: int = Field(20, ge=2, description="Minimum items of a slice judged for forgetting.")
     max_slice_drop: float = Field(0.05, ge=0, le=1, description="Maximum drop of a slice.")
+    max_pooled_drop: float = Field(
+        0.03, ge=0, le=1, description="Maximum drop of the slices that production masters, taken together."
+    )
     latency_items: int = Field(40, ge=5, description="Items whose latency is measured at batch size 1.")
     latency_rounds: int = Field(
         3, ge=1, description="Latency rounds; the fastest response of each item counts."
@@ -510,6 +528,24 @@ class GatewaySettings(SettingsGroup):
         return self
 
 
+class ClientSettings(SettingsGroup):
+    """How the tools for coding agents reach the gateway."""
+
+    gateway_url: str = Field(
+        "http://127.0.0.1:8321", description="URL of the gateway that `iccm mcp` and `iccm connect` call."
+    )
+    token: str = Field(
+        "", description="Bearer token of these calls; empty: the first of `ICCM_GATEWAY__TOKENS`, if any."
+    )
+
+    @field_validator("gateway_url", mode="after")
+    @classmethod
+    def _check_url(cls, value: str) -> str:
+        if re.fullmatch(r"https?://[^\s/?#@]+/?", value) is None:
+            raise ValueError("must be http://HOST:PORT or https://HOST:PORT, without a path or a password")
+        return value.rstrip("/")
+
+
 class AlertSettings(SettingsGroup):
     """Delivery of alerts to the channels of `alert_urls`."""
 
@@ -588,6 +624,7 @@ class Settings(BaseSettings):
     curation: CurationSettings = CurationSettings()
     triggers: TriggerSettings = TriggerSettings()
     selection: SelectionSettings = SelectionSettings()
+    prompt: PromptSettings = PromptSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     judge: JudgeSettings = JudgeSettings()
@@ -595,6 +632,7 @@ class Settings(BaseSettings):
     endpoints: EndpointSettings = EndpointSettings()
     rollout: RolloutSettings = RolloutSettings()
     gateway: GatewaySettings = GatewaySettings()
+    client: ClientSettings = ClientSettings()
     retention: RetentionSettings = RetentionSettings()
     alerts: AlertSettings = AlertSettings()
 

@@ -6,6 +6,8 @@ import gc
 import os
 import shutil
 import tempfile
+import time
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -37,11 +39,40 @@ _PREFIX = f"iccm-tests-{os.geteuid()}-"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers (``-n``) the tests of a file stay together, and those of a marked group do.
 
-    What a module or a group shares (a gateway, a platform that has lived) is then made once.
+    What a module or a group shares (a gateway, a platform that has lived) is then made once. Groups that may
+    take longest, by their timeout, come first, then the larger ones: so no worker has a long one left at the
+    end while the others wait.
     """
+    groups: defaultdict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+        marker = item.get_closest_marker("xdist_group")
+        name = marker.args[0] if marker else item.nodeid.partition("::")[0]
+        if marker is None:
+            item.add_marker(pytest.mark.xdist_group(name))
+        groups[name].append(item)
+    items[:] = [
+        item
+        for group in sorted(groups.values(), key=lambda group: (-max(map(_timeout, group)), -len(group)))
+        for item in group
+    ]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Start no slow test and no long search that may not end by ``SLOW_TESTS_UNTIL`` (seconds since 1970).
+
+    They are skipped. Continuous integration has a time limit, and machines differ by a factor of three: a
+    test is given a third of its timeout.
+    """
+    until = os.environ.get("SLOW_TESTS_UNTIL")
+    is_slow = item.get_closest_marker("slow") or item.config.getoption("--hypothesis-profile") == "long"
+    if until and is_slow and time.time() + _timeout(item) / 3 > float(until):
+        pytest.skip("not run: the time of this run is over (SLOW_TESTS_UNTIL)")
+
+
+def _timeout(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0]) if marker else float(item.config.getini("timeout") or 300)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

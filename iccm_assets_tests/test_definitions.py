@@ -117,6 +117,7 @@ def test_asset_keys_jobs_schedules_and_checks_are_the_ones_people_know(
     ]
     assert sorted(key.to_user_string() for key in graph.asset_check_keys) == sorted(checks)
     assert sorted(name for name in repository.job_names if not name.startswith("__")) == [
+        "captured_sessions_job",
         "daily_data_job",
         "live_scoring_job",
         "maintenance_job",
@@ -124,6 +125,7 @@ def test_asset_keys_jobs_schedules_and_checks_are_the_ones_people_know(
         "retrain_job",
     ]
     assert {schedule.name: schedule.default_status for schedule in repository.schedule_defs} == {
+        "captured_sessions_schedule": dg.DefaultScheduleStatus.RUNNING,
         "daily_data_schedule": dg.DefaultScheduleStatus.RUNNING,
         "live_scoring_schedule": dg.DefaultScheduleStatus.RUNNING,
         "maintenance_schedule": dg.DefaultScheduleStatus.RUNNING,

@@ -16,7 +16,7 @@ import pytest
 from iccm_assets.cli.main import COMMANDS, ENTRY_POINT_GROUP
 from iccm_assets.db import tables
 from iccm_assets.definitions import defs
-from iccm_assets.gateway.openapi import ENDPOINTS
+from iccm_assets.gateway.openapi import openapi_document
 from iccm_assets.settings import known_variables
 from scripts import check_names
 
@@ -68,7 +68,7 @@ def test_everything_has_its_place_on_a_reference_page(reference: Path) -> None:
     expected = {
         "settings.md": known_variables(),
         "commands.md": [f"## iccm {name}" for name in COMMANDS],
-        "http-api.md": [f"{endpoint.method.upper()} {endpoint.path}" for endpoint in ENDPOINTS],
+        "http-api.md": list(openapi_document()["paths"]),
         "tables.md": [f"## {table.name}" for table in tables.metadata.tables.values()],
         "assets.md": [f"## {key.to_user_string()}" for key in graph.get_all_asset_keys()],
         "checks.md": [f"`{key.name}`" for key in graph.asset_check_keys],

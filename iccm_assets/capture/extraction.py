@@ -124,9 +124,11 @@ class _Draft:
         if message.role == "user":
             self.words.append(message.text)
         edited = {file.path for file in message.files if file.action == "written"} & self.paths
-        self.candidates = [item for item in self.candidates if item.path not in edited]
-        self.candidates += find_candidates(message, edited)
-        self.paths.update(item.path for item in self.candidates if item.path)
+        if edited:
+            self.candidates = [item for item in self.candidates if item.path not in edited]
+        new = find_candidates(message, edited)
+        self.candidates += new
+        self.paths.update(item.path for item in new if item.path)
 
     def choose(self, answer: str, called: frozenset[str]) -> str | None:
         """Choose the source that an answer is about; None if it is the previous one."""

@@ -47,6 +47,12 @@ class ChatMessage:
     files: tuple[FilePart, ...] = ()
 
 
+def normalize_role(role: str) -> str:
+    """Return the usual name of a role: `user`, `assistant` or `tool`; another one in small letters."""
+    name = role.strip().lower()
+    return _ROLES.get(name, name)
+
+
 def parse_messages(content: object) -> list[ChatMessage]:
     """Parse the readable messages of a conversation's ``content``, in order; empty for anything else."""
     paths: dict[str, str] = {}
@@ -59,7 +65,7 @@ def _parse_message(entry: Mapping[str, Any], paths: dict[str, str]) -> ChatMessa
     role = entry.get("role")
     if not isinstance(role, str):
         return None
-    role = _ROLES.get(role.strip().lower(), role.strip().lower())
+    role = normalize_role(role)
     content = entry.get("content")
     texts = _part_texts(content)
     parts = (part for part in _as_list(content) if isinstance(part, Mapping))

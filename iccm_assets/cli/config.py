@@ -14,7 +14,6 @@ import typer
 from iccm_assets.cli.console import AsJson, echo_json, out
 from iccm_assets.endpoint_urls import parse_alert_urls
 from iccm_assets.errors import UsageError
-from iccm_assets.scoring.orchestra import load_orchestra_from_settings
 from iccm_assets.settings import Settings, SettingsGroup, get_settings, profile_overrides
 
 Source = Literal["default", "profile", "environment"]
@@ -81,7 +80,10 @@ def show(
         echo_json({"profile": settings.profile, "settings": [asdict(row) for row in rows]})
     else:
         _print(rows)
-    if any(row.name.startswith("orchestra") for row in rows):
+    # The default members can be loaded; their grammars would double the time of this command.
+    if any(row.name.startswith("orchestra") and row.source != "default" for row in rows):
+        from iccm_assets.scoring.orchestra import load_orchestra_from_settings
+
         load_orchestra_from_settings(settings)
 
 

@@ -25,16 +25,21 @@ def open_platform() -> tuple[Settings, Engine]:
 def ensure_production_version(settings: Settings) -> str:
     """Return the version in production; deploy the base model if there is none.
 
-    Reports on the console where production descends from another base model.
+    Reports on the console where production descends from another base model. Where model servers have the
+    versions, their files need not be on this machine.
     """
     from iccm_assets.db.database import connect
     from iccm_assets.registry.base_difference import find_base_difference
     from iccm_assets.registry.model_store import ModelStore
+    from iccm_assets.registry.versions import get_production_version
     from iccm_assets.rollout.deployment import ensure_production
 
     engine = connect(settings)
     try:
-        version, _ = ensure_production(engine, ModelStore(settings.home), settings)
+        with engine.connect() as conn:
+            version = get_production_version(conn)
+        if version is None or settings.gateway.backend != "openai":
+            version, _ = ensure_production(engine, ModelStore(settings.home), settings)
         with engine.connect() as conn:
             difference = find_base_difference(conn, settings)
     finally:

@@ -80,7 +80,12 @@ def check_database(settings: Settings) -> SystemCheck:
 
 
 def check_production(settings: Settings) -> Iterator[SystemCheck]:
-    """Load the version in production and compare its base; nothing where the database does not run."""
+    """Load the version in production, or ask its model server, and compare its base.
+
+    Yields nothing where the database does not run.
+    """
+    from iccm_assets.gateway.backends import make_model_loader
+    from iccm_assets.gateway.routing import ModelLocation
     from iccm_assets.models.model_probe import probe_model
     from iccm_assets.registry.base_difference import find_base_difference
     from iccm_assets.registry.versions import get_production_version
@@ -92,10 +97,18 @@ def check_production(settings: Settings) -> Iterator[SystemCheck]:
         return
 
     def describe(settings: Settings) -> str:
+        if settings.gateway.backend == "openai":
+            location = ModelLocation(production.version, production.path, production.digest)
+            make_model_loader(settings)(location).close()
+            return f"{production.version} answers on its model server"
         probe_model(Path(production.path), settings)
         return f"{production.version} loads and answers"
 
-    fix = "Replace it: `iccm evaluate DIR`, then `iccm deploy VERSION --force --skip-rollout --reason '…'`."
+    fix = "Correct ICCM_GATEWAY__OPENAI_URLS or start the server."
+    if settings.gateway.backend != "openai":
+        fix = (
+            "Replace it: `iccm evaluate DIR`, then `iccm deploy VERSION --force --skip-rollout --reason '…'`."
+        )
     check = _run_check("production model", describe, settings)
     yield SystemCheck(check.name, check.ok, True, check.detail, "" if check.ok else f"{check.fix} {fix}")
     if difference is not None:

@@ -39,6 +39,11 @@ ENTRY_POINT_GROUP = "iccm.commands"
 COMMANDS = {
     "dev": "iccm_assets.cli.dev",
     "serve": "iccm_assets.cli.serve",
+    "connect": "iccm_assets.cli.connect",
+    "disconnect": "iccm_assets.cli.disconnect",
+    "mcp": "iccm_assets.cli.mcp",
+    "token": "iccm_assets.cli.token",
+    "capture": "iccm_assets.cli.capture",
     "import": "iccm_assets.cli.import_",
     "status": "iccm_assets.cli.status",
     "retrain": "iccm_assets.cli.retrain",

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from iccm_assets.cli.console import err
-from iccm_assets.cli.context import ensure_production_version
+from iccm_assets.cli.context import ensure_production_version, open_platform
 from iccm_assets.settings import get_settings
 
 DEFAULT_PORT = 8321
@@ -24,10 +24,11 @@ def serve(
     """Serve the production model, and a live rollout's candidate, until interrupted."""
     from iccm_assets.gateway import server, supervisor
     from iccm_assets.gateway.backends import make_model_loader
+    from iccm_assets.gateway.tokens import has_active_token
     from iccm_assets.reporting.real_traffic import describe_builtin_limits
 
     settings = get_settings()
-    listening = server.listen(host, port, settings)
+    listening = server.listen(host, port, settings, lambda: has_active_token(open_platform()[1]))
     supervisor.configure_logging()
     version = ensure_production_version(settings)
     if limits := describe_builtin_limits(settings.orchestra):

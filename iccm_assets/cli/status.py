@@ -101,6 +101,9 @@ def _print_tables(platform: PlatformStatus, traffic: LiveTraffic) -> None:
     for retrain in platform.retrains[:1]:
         for line in str(retrain["notes"] or "").strip().splitlines()[-1:]:
             out.print(f"retrain {retrain['id']}: {line}", markup=False)
+        if too_long := retrain["too_long"]:
+            examples = pluralize(too_long, "example was longer", "examples were longer")
+            out.print(f"retrain {retrain['id']}: {examples} than a token limit, and left out")
 
 
 def _arm_row(arm: ArmMetrics) -> dict[str, object]:

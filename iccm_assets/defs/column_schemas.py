@@ -20,7 +20,7 @@ CONVERSATIONS: Columns = {
     "timestamp": ("timestamptz", "Acceptance; its UTC day is the partition."),
     "content": ("jsonb", "Ordered messages {role, content}, secrets and personal data replaced."),
     "metadata": ("jsonb", "Metadata of the client."),
-    "origin": ("text", "gateway, claude-code, simulated or import."),
+    "origin": ("text", "gateway, claude-code, codex, openai, simulated or import."),
     "erased_at": ("timestamptz?", "When its content was erased."),
     "created_at": ("timestamptz", "When the row was written."),
     "updated_at": ("timestamptz", "When it last changed; the daily job reads it."),

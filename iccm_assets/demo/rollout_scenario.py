@@ -63,7 +63,8 @@ INITIAL_RATE = 4.0
 MIN_RATE, MAX_RATE = 0.5, 60.0
 # Minimum number of responses for a mean response time.
 MIN_LATENCY_SAMPLES = 10
-TIMEOUT_SECONDS = 1500.0
+# Of one rollout, in real seconds.
+TIMEOUT_SECONDS = 2700.0
 
 
 @dataclass(frozen=True)

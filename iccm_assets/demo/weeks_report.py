@@ -43,6 +43,7 @@ class ComparisonReport:
 
     base: str
     last: str
+    set: str
     evidence: GateEvidence
     comparison: VersionComparison
     settings: EvaluationSettings
@@ -61,10 +62,10 @@ class ComparisonReport:
 
 
 def compare_with_base(engine: Engine, settings: Settings, base: str) -> ComparisonReport:
-    """Compare the version in production with ``base`` on the canary set; reuses stored scores."""
+    """Compare the version in production with ``base`` on the audit set, which no decision has used."""
     with engine.connect() as conn:
         pair = [versions.get_version(conn, name) for name in ("production", base)]
-    items, orchestra = paired_evaluation.load_canary_items(settings), load_orchestra_from_settings(settings)
+    items, orchestra = paired_evaluation.load_audit_items(settings), load_orchestra_from_settings(settings)
     last, first = (
         paired_evaluation.evaluate_version(
             engine, _prepare_version(version, settings), items, orchestra, settings
@@ -75,7 +76,7 @@ def compare_with_base(engine: Engine, settings: Settings, base: str) -> Comparis
         (last, first), items, (paired_evaluation.Latency(), paired_evaluation.Latency())
     )
     comparison = compare_versions(evidence, settings.evaluation)
-    return ComparisonReport(base, pair[0].version, evidence, comparison, settings.evaluation)
+    return ComparisonReport(base, pair[0].version, items.name, evidence, comparison, settings.evaluation)
 
 
 def print_report(weeks: Sequence[WeekResult], comparison: ComparisonReport, console: Console) -> None:
@@ -92,9 +93,10 @@ def print_report(weeks: Sequence[WeekResult], comparison: ComparisonReport, cons
     console.print(_domain_table(weeks))
     console.print()
     rows = make_slice_rows(comparison.evidence, comparison.settings)
+    measured_on = comparison.set.replace("_", " ")
     console.print(
         make_table(
-            f"{comparison.base} (base) and {comparison.last} (last), by slice",
+            f"{comparison.base} (base) and {comparison.last} (last) on the {measured_on}",
             rows,
         )
     )
@@ -109,6 +111,7 @@ def to_json(weeks: Sequence[WeekResult], comparison: ComparisonReport) -> dict[s
         "weeks": [{**asdict(week), "outcome": week.outcome} for week in weeks],
         "base": comparison.base,
         "last": comparison.last,
+        "set": comparison.set,
         "is_improvement": comparison.is_improvement,
         "reason": comparison.reason,
         "comparison": asdict(comparison.comparison),
@@ -130,7 +133,11 @@ def _prepare_version(version: ModelVersion, settings: Settings) -> paired_evalua
         from iccm_assets.models.generation import generate
 
         return generate(
-            load(), sources, max_new_tokens=settings.evaluation.max_new_tokens, batch_size=batch_size
+            load(),
+            sources,
+            max_new_tokens=settings.evaluation.max_new_tokens,
+            batch_size=batch_size,
+            max_source_tokens=settings.training.max_source_tokens,
         )
 
     return paired_evaluation.EvaluatedVersion(version, generate_responses)
@@ -208,12 +215,11 @@ def _print_outcome(report: ComparisonReport, console: Console) -> None:
         f" (95 % confidence interval {comparison.low:+.3f} to {comparison.high:+.3f}, {p})",
         highlight=False,
     )
-    rules = (comparison.improvement, comparison.no_forgetting)
     console.print(
         _make_list(
             [
                 (f"  [{OUTCOME_COLORS[rule.outcome]}]{rule.outcome}[/] {rule.name}", rule.reason)
-                for rule in rules
+                for rule in comparison.rules
             ]
         )
     )

@@ -122,7 +122,11 @@ def _load_version(version: ModelVersion, settings: Settings) -> EvaluatedVersion
 
     def generate_responses(sources: Sequence[str], batch_size: int) -> list[GeneratedResponse]:
         return generate(
-            loaded, sources, max_new_tokens=settings.evaluation.max_new_tokens, batch_size=batch_size
+            loaded,
+            sources,
+            max_new_tokens=settings.evaluation.max_new_tokens,
+            batch_size=batch_size,
+            max_source_tokens=settings.training.max_source_tokens,
         )
 
     return EvaluatedVersion(version, generate_responses)

@@ -58,7 +58,8 @@ class _StoredValue:
 class ItemEvidence(_StoredValue):
     """The scores of one canary item for both versions: means over the orchestra, None where inconclusive.
 
-    ``unreliable_reason`` says why the judge does not trust these numbers; empty when it does.
+    ``unreliable_reason`` says why the judge does not trust these numbers; empty when it does. ``is_blank``:
+    the candidate's response has no visible character.
     """
 
     item: str
@@ -68,6 +69,7 @@ class ItemEvidence(_StoredValue):
     candidate_variance: float | None = None
     production_variance: float | None = None
     unreliable_reason: str = ""
+    is_blank: bool = False
 
     @property
     def reliable(self) -> bool:

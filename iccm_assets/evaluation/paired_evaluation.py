@@ -7,10 +7,12 @@ passed in as functions: this module loads no weights.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -22,8 +24,17 @@ from iccm_assets.evaluation.production_holdout import HOLDOUT, HoldoutItem, load
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.scoring.orchestra import Orchestra
 from iccm_assets.scoring.sandbox_alert import alert_sandbox_missing
-from iccm_assets.scoring.scoring import ReconstructionScore, Score, ScoringTask, aggregate, score_texts
-from iccm_assets.settings import Settings
+from iccm_assets.scoring.scoring import (
+    BLANK,
+    LENGTH_STOPPED,
+    SOURCE_TRUNCATED,
+    ReconstructionScore,
+    Score,
+    ScoringTask,
+    aggregate,
+    score_texts,
+)
+from iccm_assets.settings import PACKAGED_AUDIT_SET, PACKAGED_CANARY_SET, Settings
 from iccm_assets.suites.suite_runner import get_judge_version
 from iccm_assets.suites.test_suites import Suite, parse_suite
 
@@ -31,15 +42,16 @@ if TYPE_CHECKING:
     from iccm_assets.models.generation import GeneratedResponse
 
 BATCH_SIZE = 48
-CANARY_SET = "canary_set"
+CANARY_SET, AUDIT_SET = "canary_set", "audit_set"
 
+Response = TypeVar("Response")
 GenerateFn = Callable[[Sequence[str], int], "Sequence[GeneratedResponse]"]
 """(sources, batch size) -> one response per source, in order."""
 
 
 @dataclass(frozen=True)
 class EvaluationItem:
-    """One item to measure on: of the canary set, or a conversation of the production holdout."""
+    """One item to measure on: of the canary or audit set, or a conversation of the production holdout."""
 
     name: str
     slice: str
@@ -50,7 +62,7 @@ class EvaluationItem:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """The items to measure on; ``name`` is `canary_set` or `production_holdout`.
+    """The items to measure on; ``name`` is `canary_set`, `audit_set` or `production_holdout`.
 
     Scores are cached under ``digest``, or under the item's own where it has one: the canary set is frozen as
     a whole; the holdout moves with time, and developers can change its conversations.
@@ -111,12 +123,23 @@ class EvaluationOutcome:
 
 def load_canary_items(settings: Settings) -> EvaluationSet:
     """Load the canary set as items to measure on."""
-    canary_set = load_canary_set(settings.canary_set)
+    return _load_items(CANARY_SET, settings.canary_set)
+
+
+def load_audit_items(settings: Settings) -> EvaluationSet:
+    """Load the audit set of the packaged canary set; any other canary set is its own (X3)."""
+    if settings.canary_set != str(PACKAGED_CANARY_SET):
+        return load_canary_items(settings)
+    return _load_items(AUDIT_SET, str(PACKAGED_AUDIT_SET))
+
+
+def _load_items(name: str, path: str) -> EvaluationSet:
+    canary_set = load_canary_set(path)
     items = (
         EvaluationItem(row.item, row.slice, row.source_code, parse_suite(row.test_suite))
         for row in canary_set.items
     )
-    return EvaluationSet(CANARY_SET, canary_set.digest, tuple(items))
+    return EvaluationSet(name, canary_set.digest, tuple(items))
 
 
 def load_holdout_items(engine: sa.Engine, settings: Settings) -> EvaluationSet:
@@ -135,7 +158,7 @@ def to_evaluation_item(row: HoldoutItem) -> EvaluationItem:
 
 def decoding_key(settings: Settings) -> str:
     """Return the name of the decoding of responses; part of the cache key."""
-    return f"greedy/{settings.evaluation.max_new_tokens}"
+    return f"argmax/{settings.evaluation.max_new_tokens}"
 
 
 def evaluate_version(
@@ -146,53 +169,106 @@ def evaluate_version(
     settings: Settings,
     progress: Callable[[int], None] = lambda done: None,
 ) -> VersionScores:
-    """Score the version on every item of a set; no response is generated for items with a cached score."""
+    """Score the version on every item of a set; no response is generated for items with a cached score.
+
+    While a batch of responses is scored, the next one is generated. Sources of a batch are of similar length:
+    it takes as many steps as its longest response.
+    """
     key = _cache_key(evaluated.version, orchestra, settings)
     scores = _cached_scores(engine, key, evaluation_set, orchestra)
     missing = [item for item in evaluation_set.items if item.name not in scores]
     cached = len(evaluation_set.items) - len(missing)
     progress(cached)
-    for start in range(0, len(missing), BATCH_SIZE):
-        batch = missing[start : start + BATCH_SIZE]
-        scores |= _measure_batch(engine, evaluated, evaluation_set, batch, key, orchestra, settings)
+    key_of_version = {**key, "version": evaluated.version.version}
+
+    def generate(sources: Sequence[str]) -> Sequence[GeneratedResponse]:
+        return evaluated.generate(sources, settings.evaluation.batch_size)
+
+    for batch, responses in generate_ahead(missing, generate):
+        scores |= _score_batch(engine, evaluation_set, batch, responses, key_of_version, orchestra, settings)
         progress(len(batch))
     return VersionScores(
         evaluated.version.version, {item.name: scores[item.name] for item in evaluation_set.items}, cached
     )
 
 
-def _measure_batch(
+def generate_ahead(
+    items: Sequence[EvaluationItem], generate: Callable[[Sequence[str]], Sequence[Response]]
+) -> Iterator[tuple[Sequence[EvaluationItem], Sequence[Response]]]:
+    """Yield items and responses in batches of similar length; a thread generates the next one meanwhile."""
+    ordered = sorted(items, key=lambda item: (len(item.source_code), item.name))
+    batches = [ordered[start : start + BATCH_SIZE] for start in range(0, len(ordered), BATCH_SIZE)]
+    with ThreadPoolExecutor(1, thread_name_prefix="generation") as executor:
+
+        def submit(batch: Sequence[EvaluationItem]) -> Future[Sequence[Response]]:
+            return executor.submit(generate, [item.source_code for item in batch])
+
+        ahead = deque(map(submit, batches[:1]))
+        for batch, following in zip_longest(batches, batches[1:]):
+            responses = ahead.popleft().result()
+            if following is not None:
+                ahead.append(submit(following))
+            yield batch, responses
+
+
+def _score_batch(
     engine: sa.Engine,
-    evaluated: EvaluatedVersion,
     evaluation_set: EvaluationSet,
     batch: Sequence[EvaluationItem],
+    responses: Sequence[GeneratedResponse],
     key: dict[str, Any],
     orchestra: Orchestra,
     settings: Settings,
 ) -> dict[str, Score]:
-    """Generate, score and store responses to some items of a set.
+    """Score and store responses to some items of a set.
 
     A score belongs to a text: if any version wrote the same text for an item, it is not judged again. So two
-    versions never differ in an item on which their texts agree.
+    versions never differ in an item on which their texts agree. An answer that stopped at the token limit
+    scores 0; one to a source that the model did not read to its end is inconclusive (L10).
     """
-    responses = evaluated.generate([item.source_code for item in batch], settings.evaluation.batch_size)
     texts = {item.name: response.text for item, response in zip(batch, responses, strict=True)}
     judge = {name: key[name] for name in ("orchestra", "judge_version")}
-    judged = _cached_scores(engine, judge, evaluation_set, orchestra, texts)
+    complete = {
+        item.name: texts[item.name]
+        for item, response in zip(batch, responses, strict=True)
+        if response.is_complete and not response.is_truncated
+    }
+    judged = _cached_scores(engine, judge, evaluation_set, orchestra, complete)
+    judged |= {
+        item.name: _unread_score(orchestra)
+        for item, response in zip(batch, responses, strict=True)
+        if response.is_truncated
+    }
     tasks = [
-        ScoringTask(texts[item.name], item.suite, item.source_code)
+        ScoringTask(
+            texts[item.name],
+            item.suite,
+            item.source_code,
+            rejection="" if item.name in complete else LENGTH_STOPPED,
+        )
         for item in batch
         if item.name not in judged
     ]
     fresh = iter(list(score_texts(tasks, orchestra, settings)))
     scores = {item.name: judged.get(item.name) or next(fresh) for item in batch}
-    key = {**key, "version": evaluated.version.version, "set": evaluation_set.name}
+    key = {**key, "set": evaluation_set.name}
     with engine.begin() as conn:
         for item, response in zip(batch, responses, strict=True):
             digest = item.digest or evaluation_set.digest
             _store(conn, {**key, "canary_set_digest": digest}, item, response, scores[item.name])
         alert_sandbox_missing(conn, scores.values())
     return scores
+
+
+def _unread_score(orchestra: Orchestra) -> Score:
+    """Return the score of an answer to a source that the model did not read to its end."""
+    members = [
+        ReconstructionScore(
+            member.name, "inconclusive", "", None, (), None, 0.0, detail=f"truncated: {SOURCE_TRUNCATED}"
+        )
+        for member in orchestra.members
+    ]
+    return aggregate(members, orchestra.quorum)
 
 
 def load_cached_scores(
@@ -230,6 +306,7 @@ def build_gate_evidence(
                 candidate_variance=candidate.implementation_variance,
                 production_variance=production.implementation_variance,
                 unreliable_reason=f"suspect implementation by {', '.join(suspects)}" if suspects else "",
+                is_blank=any(member.detail == BLANK for member in candidate.members),
             )
         )
     return GateEvidence(
@@ -297,14 +374,21 @@ def _cached_scores(
         *(cr.c[name] == value for name, value in key.items()),
     )
     if texts is not None:
-        query = query.where(cr.c.item.in_(texts))
+        query = query.where(cr.c.item.in_(texts), cr.c.reason.is_distinct_from(LENGTH_STOPPED))
     members: dict[str, dict[str, ReconstructionScore]] = defaultdict(dict)
     with engine.connect() as conn:
         for row in conn.execute(query):
             text = row.requirements if texts is None else _storable(texts[row.item])
             if (row.canary_set_digest, row.requirements) == (digests.get(row.item), text):
                 members[row.item][row.reconstructor] = ReconstructionScore(
-                    row.reconstructor, row.status, "", row.test_pass_rate, (), row.api_compatibility, 0.0
+                    row.reconstructor,
+                    row.status,
+                    "",
+                    row.test_pass_rate,
+                    (),
+                    row.api_compatibility,
+                    0.0,
+                    detail=row.reason or "",
                 )
     names = [member.name for member in orchestra.members]
     return {

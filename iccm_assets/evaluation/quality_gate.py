@@ -6,16 +6,20 @@ judge does not trust, in the candidate's favor. So a gap can turn a pass or a fa
 and nothing into a pass.
 
 Improvement: not above the bound fails, above it with confidence passes, above it without is inconclusive.
-The harm rules (pass rate, variance, latency, slices) fail only when the observed harm exceeds its limit *and*
-the confidence that the true harm exceeds it is reached. With eight slices, a rule that fails on "dropped, and
-not by chance" would raise a false alarm on most equal models.
+The harm rules (pass rate, variance, latency) fail only when the observed harm exceeds its limit *and* the
+confidence that the true harm exceeds it is reached.
+
+Forgetting is judged by slice, and once for all slices together that production masters: the observed drop
+exceeds its limit, and is a drop with confidence. In a slice of 40 items, a loss of 0.10 cannot be shown to be
+larger than 0.05. Equal models answer differently where both are often wrong: in a slice that production does
+not master, more confidence is required, or one of many slices would be lost by chance in most evaluations.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from iccm_assets.evaluation import confidence_bounds
@@ -32,10 +36,16 @@ THRESHOLD_FIELDS = (
     "max_latency_ratio",
     "min_slice_items",
     "max_slice_drop",
+    "max_pooled_drop",
     "latency_items",
 )
 _LATENCY_QUANTILE = 0.95
 MIN_LATENCIES = 20
+MAX_BLANK_FRACTION = 0.5
+# Mean pass rate from which on production masters a slice.
+MASTERED_PASS_RATE = 0.8
+# Confidence that a slice dropped at all: one that production masters, any other, and the mastered together.
+MASTERED_CONFIDENCE, OTHER_CONFIDENCE, POOLED_CONFIDENCE = 0.975, 0.995, 0.95
 _MAX_NAMES = 5
 _STRONGEST_FIRST: tuple[Outcome, ...] = ("fail", "inconclusive", "pass")
 
@@ -56,12 +66,17 @@ class _Pairs:
     def differences(self) -> list[float]:
         return [pair.difference for pair in self.reliable]
 
+    @property
+    def production(self) -> list[float]:
+        return [pair.rate(of_candidate=False) for pair in self.reliable]
+
 
 def evaluate_gate(evidence: GateEvidence, settings: EvaluationSettings, emergency: bool = False) -> Verdict:
     """Decide on one candidate; the same evidence, settings and ``emergency`` give the same verdict."""
     pairs = _Pairs.build(evidence.items, evidence.expected_items)
     rules = (
         _evidence_rule(evidence, pairs.missing),
+        _blank_rule(evidence),
         _improvement_rule(pairs, settings, emergency),
         _drop_rule(
             "test_pass_rate_degradation", "test pass rate", pairs, settings.max_pass_rate_drop, settings
@@ -69,6 +84,7 @@ def evaluate_gate(evidence: GateEvidence, settings: EvaluationSettings, emergenc
         _variance_rule(pairs, settings),
         _latency_rule(evidence, settings),
         _forgetting_rule(evidence, settings),
+        _pooled_forgetting_rule(evidence, settings),
     )
     status = min((rule.outcome for rule in rules), key=_STRONGEST_FIRST.index)
     improvement = confidence_bounds.mean(pairs.differences) if pairs.reliable else None
@@ -97,6 +113,15 @@ def _evidence_rule(evidence: GateEvidence, missing: int) -> RuleResult:
     if reason:
         return RuleResult("complete_evidence", "inconclusive", reason, numbers)
     return RuleResult("complete_evidence", "pass", f"all {len(evidence.items)} items were measured", numbers)
+
+
+def _blank_rule(evidence: GateEvidence) -> RuleResult:
+    """Fail if most responses of the candidate are blank: a broken model, whatever it is compared with."""
+    count, total = sum(item.is_blank for item in evidence.items), len(evidence.items)
+    failed = count > MAX_BLANK_FRACTION * total
+    reason = f"{count} of {total} responses of {evidence.candidate_version} are blank"
+    numbers = {"blank": float(count), "items": float(total)}
+    return RuleResult("blank_responses", "fail" if failed else "pass", reason, numbers)
 
 
 def _improvement_rule(pairs: _Pairs, settings: EvaluationSettings, emergency: bool) -> RuleResult:
@@ -132,9 +157,7 @@ def _improvement_rule(pairs: _Pairs, settings: EvaluationSettings, emergency: bo
 
 def _forgetting_rule(evidence: GateEvidence, settings: EvaluationSettings) -> RuleResult:
     """Fail if the pass rate of a slice with enough items dropped by more than allowed."""
-    slices: dict[str, list[ItemEvidence]] = defaultdict(list)
-    for item in evidence.items:
-        slices[item.slice].append(item)
+    slices = _group_by_slice(evidence)
     changes: dict[str, float] = {}
     results: list[RuleResult] = []
     for name, items in sorted(slices.items()):
@@ -143,7 +166,13 @@ def _forgetting_rule(evidence: GateEvidence, settings: EvaluationSettings) -> Ru
             changes[name] = confidence_bounds.mean(pairs.differences)
         if len(items) >= settings.min_slice_items:
             results.append(
-                _drop_rule("forgetting", f"slice {name}", pairs, settings.max_slice_drop, settings)
+                _loss_rule(
+                    "forgetting",
+                    f"slice {name}",
+                    pairs,
+                    settings.max_slice_drop,
+                    _required_confidence(pairs.production),
+                )
             )
     if forgotten := [result.reason for result in results if result.outcome == "fail"]:
         return RuleResult("forgetting", "fail", "; ".join(forgotten), changes)
@@ -158,6 +187,44 @@ def _forgetting_rule(evidence: GateEvidence, settings: EvaluationSettings) -> Ru
     )
 
 
+def _pooled_forgetting_rule(evidence: GateEvidence, settings: EvaluationSettings) -> RuleResult:
+    """Fail if the slices that production masters dropped, taken together, by more than allowed."""
+    mastered = {
+        name: pairs
+        for name, items in _group_by_slice(evidence).items()
+        if (pairs := _Pairs.build(items, len(items))).reliable and _is_mastered(pairs.production)
+    }
+    if not any(item.reliable for item in evidence.items):
+        return RuleResult("pooled_forgetting", "inconclusive", "nothing could be compared", {})
+    if not mastered:
+        reason = f"production masters no slice (pass rate {MASTERED_PASS_RATE:g})"
+        return RuleResult("pooled_forgetting", "pass", reason, {"slices": 0.0})
+    pooled = _Pairs(
+        tuple(pair for pairs in mastered.values() for pair in pairs.reliable),
+        sum(pairs.missing for pairs in mastered.values()),
+    )
+    label = (
+        f"the {len(mastered)} slices that production masters" if len(mastered) > 1 else next(iter(mastered))
+    )
+    result = _loss_rule("pooled_forgetting", label, pooled, settings.max_pooled_drop, POOLED_CONFIDENCE)
+    return replace(result, numbers={**result.numbers, "slices": float(len(mastered))})
+
+
+def _is_mastered(production: Sequence[float]) -> bool:
+    return confidence_bounds.mean(production) >= MASTERED_PASS_RATE
+
+
+def _required_confidence(production: Sequence[float]) -> float:
+    return MASTERED_CONFIDENCE if production and _is_mastered(production) else OTHER_CONFIDENCE
+
+
+def _group_by_slice(evidence: GateEvidence) -> dict[str, list[ItemEvidence]]:
+    slices: dict[str, list[ItemEvidence]] = defaultdict(list)
+    for item in evidence.items:
+        slices[item.slice].append(item)
+    return slices
+
+
 def find_detectable_loss(production: Sequence[float], settings: EvaluationSettings) -> float | None:
     """Find the smallest loss of a slice that the forgetting rule could have shown.
 
@@ -169,9 +236,9 @@ def find_detectable_loss(production: Sequence[float], settings: EvaluationSettin
     losses = [0.0] * len(production)
     for index, rate in enumerate(sorted(production, reverse=True)):
         losses[index] = rate
-        loss, allowed = confidence_bounds.mean(losses), settings.max_slice_drop
-        confidence = confidence_bounds.confidence_of_harm(losses, allowed, min(production) - 1.0)
-        if loss > allowed and confidence >= settings.confidence:
+        loss = confidence_bounds.mean(losses)
+        confidence = confidence_bounds.confidence_of_harm(losses, 0.0, -1.0)
+        if loss > settings.max_slice_drop and confidence >= _required_confidence(production):
             return loss
     return None
 
@@ -179,20 +246,37 @@ def find_detectable_loss(production: Sequence[float], settings: EvaluationSettin
 def _drop_rule(
     name: str, label: str, pairs: _Pairs, allowed: float, settings: EvaluationSettings
 ) -> RuleResult:
-    """Fail if the pass rate dropped by more than ``allowed``, with confidence."""
+    """Fail if the pass rate dropped by more than ``allowed``, with confidence that it is more."""
     if not pairs.reliable:
         return RuleResult(name, "inconclusive", f"{label}: nothing could be compared", {"allowed": allowed})
-    change = confidence_bounds.mean(pairs.differences)
-    best_case = [*pairs.differences, *[1.0] * pairs.missing]
-    harms = [-value for value in best_case]
+    observed, exceeded, numbers = _describe_drop(label, pairs, allowed)
+    harms = [*(-value for value in pairs.differences), *[-1.0] * pairs.missing]
     # An item can gain at most 1 minus production's rate; of a missing item nothing is known.
     production = min(pair.rate(of_candidate=False) for pair in pairs.reliable)
     confidence = confidence_bounds.confidence_of_harm(harms, allowed, min(production - 1.0, *harms))
+    return _harm_rule(name, observed, exceeded, confidence, numbers, settings)
+
+
+def _loss_rule(name: str, label: str, pairs: _Pairs, allowed: float, required: float) -> RuleResult:
+    """Fail if the pass rate dropped by more than ``allowed``, with confidence that it dropped at all."""
+    if not pairs.reliable:
+        return RuleResult(name, "inconclusive", f"{label}: nothing could be compared", {"allowed": allowed})
+    observed, exceeded, numbers = _describe_drop(label, pairs, allowed)
+    # An equal model may solve what production does not, also where production solves all of these items.
+    harms = [*(-value for value in pairs.differences), *[-1.0] * pairs.missing]
+    confidence = confidence_bounds.confidence_of_harm(harms, 0.0, -1.0)
+    failed = exceeded and confidence >= required
+    reason = f"{observed} (confidence {confidence:.3f} that it dropped, {required:g} required)"
+    return RuleResult(name, "fail" if failed else "pass", reason, {**numbers, "confidence": confidence})
+
+
+def _describe_drop(label: str, pairs: _Pairs, allowed: float) -> tuple[str, bool, dict[str, float]]:
+    """Describe the observed change; whether it exceeds the limit even if all missing items are gains."""
+    change = confidence_bounds.mean(pairs.differences)
     observed = f"{label} changed by {change:+.4f} on {len(pairs.reliable)} items, -{allowed:g} allowed"
     numbers = {"change": change, "allowed": allowed, "items": float(len(pairs.reliable))}
-    return _harm_rule(
-        name, observed, confidence_bounds.mean(best_case) < -allowed, confidence, numbers, settings
-    )
+    best_case = confidence_bounds.mean([*pairs.differences, *[1.0] * pairs.missing])
+    return observed, best_case < -allowed, numbers
 
 
 def _variance_rule(pairs: _Pairs, settings: EvaluationSettings) -> RuleResult:

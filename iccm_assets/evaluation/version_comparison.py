@@ -22,7 +22,7 @@ class VersionComparison:
     """The paired comparison of a version with an earlier one.
 
     ``low`` and ``high`` bound the mean difference, two-sided at ``CONFIDENCE_LEVEL``; ``p_value`` is
-    one-sided, against "not better". ``improvement`` and ``no_forgetting`` are results of the gate's rules.
+    one-sided, against "not better". The last three are results of the gate's rules.
     """
 
     items: int
@@ -34,17 +34,22 @@ class VersionComparison:
     p_value: float
     improvement: RuleResult
     no_forgetting: RuleResult
+    no_pooled_forgetting: RuleResult
+
+    @property
+    def rules(self) -> tuple[RuleResult, ...]:
+        """The results of the gate's rules."""
+        return self.improvement, self.no_forgetting, self.no_pooled_forgetting
 
     @property
     def is_improvement(self) -> bool:
         """Whether the version is better with evidence and no slice was lost."""
-        return self.improvement.outcome == "pass" and self.no_forgetting.outcome == "pass"
+        return all(rule.outcome == "pass" for rule in self.rules)
 
     @property
     def reason(self) -> str:
-        """The reasons of the rules that did not pass, or of both."""
-        rules = (self.improvement, self.no_forgetting)
-        decisive = [rule for rule in rules if rule.outcome != "pass"] or rules
+        """The reasons of the rules that did not pass, or of all."""
+        decisive = [rule for rule in self.rules if rule.outcome != "pass"] or self.rules
         return "; ".join(rule.reason for rule in decisive)
 
 
@@ -69,6 +74,7 @@ def compare_versions(evidence: GateEvidence, settings: EvaluationSettings) -> Ve
         p_value=round(1.0 - confidence_bounds.confidence_above(differences, 0.0, -1.0), 6),
         improvement=verdict.rule("improvement"),
         no_forgetting=verdict.rule("forgetting"),
+        no_pooled_forgetting=verdict.rule("pooled_forgetting"),
     )
 
 

@@ -1,29 +1,40 @@
-"""The HTTP API (G1): thin handlers around the service, and a middleware that guards every request."""
+"""The HTTP API (G1): thin handlers around the service, behind a guard of every request."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import BaseModel
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
-from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import Route
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from iccm_assets.errors import first_line
-from iccm_assets.gateway import auth, completion, openapi, schemas
-from iccm_assets.gateway.problem_details import ProblemDetail
-from iccm_assets.gateway.request_body import read_json_body
+from iccm_assets.gateway import chat_completions, completion, schemas
+from iccm_assets.gateway.auth import MCP_PATH, Authenticator
+from iccm_assets.gateway.guard import GuardedRoute, GuardMiddleware, get_caller
+from iccm_assets.gateway.openai_errors import make_response
+from iccm_assets.gateway.openapi import (
+    docs_page,
+    openapi_document,
+    operation_id,
+    problem_responses,
+    request_example,
+)
+from iccm_assets.gateway.problem_details import RETRY_SECONDS, ProblemDetail
+from iccm_assets.gateway.request_body import explain_invalid
 from iccm_assets.gateway.routing import canary_weight
-from iccm_assets.gateway.service import RETRY_SECONDS, Service
+from iccm_assets.gateway.service import Service
 from iccm_assets.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -31,14 +42,16 @@ log = logging.getLogger(__name__)
 # Concurrent database calls; more of them would only queue in PostgreSQL.
 MAX_DATABASE_CALLS = 8
 
-# The key under which the middleware leaves the token's name.
-_TOKEN_NAME = "iccm.token_name"
-
 T = TypeVar("T")
 
+_BODY_ERRORS = (400, 401, 403, 408, 413, 415, 422, 503)
+_SOURCE = "def add(a, b):\n    return a + b\n"
 
-class GatewayRoutes:
-    """The handlers and what they share."""
+router = APIRouter(route_class=GuardedRoute, generate_unique_id_function=operation_id)
+
+
+class Gateway:
+    """What the handlers share."""
 
     def __init__(
         self,
@@ -48,59 +61,13 @@ class GatewayRoutes:
         replica: str,
         database_state: Callable[[], str],
     ) -> None:
-        self._service, self._engine, self._settings, self._replica = service, engine, settings, replica
-        self._database_state = database_state
-        self._max_bytes = int(settings.gateway.max_body_mib * (1 << 20))
+        self.service, self.engine, self.settings = service, engine, settings
+        self.replica, self.database_state = replica, database_state
         self._database_calls = 0
 
-    def routes(self) -> list[Route]:
-        """List the routes of the API."""
-        return [
-            Route("/v1/requirements", self._requirements, methods=["POST"]),
-            Route("/v1/conversations", self._conversations, methods=["POST"]),
-            Route("/v1/feedback", self._feedback, methods=["POST"]),
-            Route("/v1/probe", self._probe, methods=["POST"]),
-            Route("/v1/routing", self._routing, methods=["GET"]),
-            Route("/healthz", self._healthz, methods=["GET"]),
-            Route("/readyz", self._readyz, methods=["GET"]),
-            Route("/metrics", self._metrics, methods=["GET"]),
-            Route("/openapi.json", self._openapi, methods=["GET"]),
-            Route("/docs", self._docs, methods=["GET"]),
-        ]
-
-    async def _requirements(self, request: Request) -> Response:
-        body = await read_json_body(request, schemas.RequirementsRequest, self._max_bytes)
-        return _json(await self._service.respond(body, _token_name(request)))
-
-    async def _conversations(self, request: Request) -> Response:
-        body = await read_json_body(request, schemas.CompleteSessionRequest, self._max_bytes)
-        writer = self._service.writer(body.user_id, _token_name(request))
-        # The session may have been opened under another token by a request that is not stored yet.
-        opener = (await self._service.owners.check(body.session_id, writer)).token_name
-        return _json(
-            await self._in_database(
-                lambda: completion.complete_session(self._engine(), body, opener, self._settings)
-            )
-        )
-
-    async def _feedback(self, request: Request) -> Response:
-        body = await read_json_body(request, schemas.FeedbackRequest, self._max_bytes)
-        session = self._service.find_session(body.request_id, body.session_id) or await self._in_database(
-            lambda: completion.find_session(self._engine(), body.request_id, body.session_id)
-        )
-        if session is None or body.session_id not in (None, session):
-            raise ProblemDetail(
-                404, "no such request or session (it is stored within seconds of its response)"
-            )
-        return _json(await self._service.record_feedback(session, body, _token_name(request)))
-
-    async def _probe(self, request: Request) -> Response:
-        body = await read_json_body(request, schemas.ProbeRequest, self._max_bytes)
-        return _json(await self._service.probe(body.source_code))
-
-    async def _in_database(self, call: Callable[[], T]) -> T:
+    async def in_database(self, call: Callable[[], T]) -> T:
         """Run a call that needs the database; raise a 503 `ProblemDetail` if it is unavailable or busy."""
-        if not self._service.sync.connected:
+        if not self.service.sync.connected:
             raise ProblemDetail(503, "the database cannot be reached", retry_after=RETRY_SECONDS)
         if self._database_calls >= MAX_DATABASE_CALLS:
             raise ProblemDetail(503, "too many database calls in progress", retry_after=RETRY_SECONDS)
@@ -113,105 +80,236 @@ class GatewayRoutes:
         finally:
             self._database_calls -= 1
 
-    async def _routing(self, request: Request) -> Response:
-        routing, clock = self._service.routing_snapshot()
-        models, now, split = self._service.models, clock.now(), routing.split
-        weight, reason = canary_weight(routing, now, models.ready)
-        weights, rollout = {routing.production: 1.0}, None
-        if split is not None:
-            if weight > 0 and split.candidate != routing.production:
-                weights = {routing.production: 1 - weight, split.candidate: weight}
-            lease = split.lease_until
-            rollout = schemas.LeaseStatus(
-                **dict(split),
-                effective_weight=weight,
-                reason=reason,
-                lease_seconds_left=None if lease is None else clock.seconds_until(lease),
-            )
-        return _json(
-            schemas.RoutingResponse(
-                replica=self._replica,
-                now=now.isoformat(),
-                production=routing.production,
-                weights=weights,
-                rollout=rollout,
-                ready_versions=sorted(models.ready),
-                failed_versions=dict(models.failed),
-                replicas=routing.replicas,
-                database=self._service.sync.connected,
-            )
+
+@router.post(
+    "/v1/requirements",
+    summary="Write the requirements of a piece of source code.",
+    response_model=schemas.RequirementsResponse,
+    responses=problem_responses(*_BODY_ERRORS, 409, 504),
+    openapi_extra=request_example({"source_code": _SOURCE, "session_id": "session-1"}),
+)
+async def write_requirements(body: schemas.RequirementsRequest, request: Request) -> Response:
+    """Write requirements."""
+    service = _gateway(request).service
+    token = await service.act_as(body.session_id, get_caller(request))
+    served = await service.respond(body, token)
+    return _json(served.answer)
+
+
+@router.post(
+    "/v1/conversations",
+    summary="Complete a session: messages, accepted requirements, tests. Posting it again replaces it.",
+    response_model=schemas.CompleteSessionResponse,
+    responses=problem_responses(*_BODY_ERRORS, 409, 410),
+    openapi_extra=request_example(
+        {"session_id": "session-1", "messages": [{"role": "user", "content": "Thanks."}], "rating": 1}
+    ),
+)
+async def complete_session(body: schemas.CompleteSessionRequest, request: Request) -> Response:
+    """Complete a session."""
+    gateway = _gateway(request)
+    token = await gateway.service.act_as(body.session_id, get_caller(request))
+    writer = gateway.service.writer(body.user_id, token)
+    # The session may have been opened under another token by a request that is not stored yet.
+    opener = (await gateway.service.owners.check(body.session_id, writer)).token_name
+    return _json(
+        await gateway.in_database(
+            lambda: completion.complete_session(gateway.engine(), body, opener, gateway.settings)
         )
-
-    async def _healthz(self, request: Request) -> Response:
-        return _json(schemas.HealthStatus(status="ok"))
-
-    async def _readyz(self, request: Request) -> Response:
-        if not self._service.ready():
-            raise ProblemDetail(503, "the production model is not loaded yet", retry_after=RETRY_SECONDS)
-        return _json(schemas.ReadyStatus(status="ok", database=self._database_state()))
-
-    async def _metrics(self, request: Request) -> Response:
-        return Response(self._service.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
-
-    async def _openapi(self, request: Request) -> Response:
-        return JSONResponse(openapi.openapi_document())
-
-    async def _docs(self, request: Request) -> Response:
-        return HTMLResponse(openapi.docs_page())
+    )
 
 
-class GuardMiddleware:
-    """ASGI middleware: require a token, and limit the number of concurrent requests."""
+@router.post(
+    "/v1/feedback",
+    summary="Rate a session, or one of its responses. The latest rating counts.",
+    response_model=schemas.FeedbackResponse,
+    responses=problem_responses(*_BODY_ERRORS, 404, 409),
+    openapi_extra=request_example({"session_id": "session-1", "rating": 1}),
+)
+async def rate(body: schemas.FeedbackRequest, request: Request) -> Response:
+    """Rate a session."""
+    gateway = _gateway(request)
+    session = gateway.service.find_session(body.request_id, body.session_id) or await gateway.in_database(
+        lambda: completion.find_session(gateway.engine(), body.request_id, body.session_id)
+    )
+    if session is None or body.session_id not in (None, session):
+        raise ProblemDetail(404, "no such request or session (it is stored within seconds of its response)")
+    token = await gateway.service.act_as(session, get_caller(request))
+    return _json(await gateway.service.record_feedback(session, body, token))
 
-    def __init__(self, app: ASGIApp, tokens: Sequence[bytes], max_in_flight: int) -> None:
-        self._app, self._tokens, self._max_in_flight = app, tokens, max_in_flight
-        self._in_flight = 0
+
+@router.post(
+    "/v1/probe",
+    summary="Get production's response, to measure it. It is not recorded and counts as no user's request.",
+    response_model=schemas.ProbeResponse,
+    responses=problem_responses(*_BODY_ERRORS, 504),
+    openapi_extra=request_example({"source_code": _SOURCE}),
+)
+async def probe(body: schemas.ProbeRequest, request: Request) -> Response:
+    """Measure production."""
+    return _json(await _gateway(request).service.probe(body.source_code))
+
+
+@router.get(
+    "/v1/routing",
+    summary="Show which model versions serve traffic now.",
+    response_model=schemas.RoutingResponse,
+    responses=problem_responses(401, 403, 503),
+)
+async def show_routing(request: Request) -> Response:
+    """Show the routing."""
+    gateway = _gateway(request)
+    routing, clock = gateway.service.routing_snapshot()
+    models, now, split = gateway.service.models, clock.now(), routing.split
+    weight, reason = canary_weight(routing, now, models.ready)
+    weights, rollout = {routing.production: 1.0}, None
+    if split is not None:
+        if weight > 0 and split.candidate != routing.production:
+            weights = {routing.production: 1 - weight, split.candidate: weight}
+        lease = split.lease_until
+        rollout = schemas.LeaseStatus(
+            **dict(split),
+            effective_weight=weight,
+            reason=reason,
+            lease_seconds_left=None if lease is None else clock.seconds_until(lease),
+        )
+    return _json(
+        schemas.RoutingResponse(
+            replica=gateway.replica,
+            now=now.isoformat(),
+            production=routing.production,
+            weights=weights,
+            rollout=rollout,
+            ready_versions=sorted(models.ready),
+            failed_versions=dict(models.failed),
+            replicas=routing.replicas,
+            database=gateway.service.sync.connected,
+        )
+    )
+
+
+@router.get("/healthz", summary="Check whether the process is alive.", response_model=schemas.HealthStatus)
+async def check_health(request: Request) -> Response:
+    """Say that the process is alive."""
+    return _json(schemas.HealthStatus(status="ok"))
+
+
+@router.get(
+    "/readyz",
+    summary="Check whether the production model is loaded and warm; says how the database is.",
+    response_model=schemas.ReadyStatus,
+    responses=problem_responses(503),
+)
+async def check_ready(request: Request) -> Response:
+    """Say whether production is loaded."""
+    gateway = _gateway(request)
+    if not gateway.service.ready():
+        raise ProblemDetail(503, "the production model is not loaded yet", retry_after=RETRY_SECONDS)
+    return _json(schemas.ReadyStatus(status="ok", database=gateway.database_state()))
+
+
+@router.get(
+    "/metrics",
+    summary="Get the metrics in Prometheus format.",
+    response_class=PlainTextResponse,
+    responses=problem_responses(401, 403),
+)
+async def show_metrics(request: Request) -> Response:
+    """Show the metrics."""
+    return Response(_gateway(request).service.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+@router.get("/openapi.json", include_in_schema=False)
+async def show_openapi(request: Request) -> Response:
+    """Show the OpenAPI document."""
+    return JSONResponse(openapi_document())
+
+
+@router.get("/docs", include_in_schema=False)
+async def show_docs(request: Request) -> Response:
+    """Show the documentation for people."""
+    return HTMLResponse(docs_page())
+
+
+def list_routes() -> list[APIRoute]:
+    """List the routes of both APIs."""
+    routes = [*router.routes, *chat_completions.router.routes]
+    return [route for route in routes if isinstance(route, APIRoute)]
+
+
+class AgentToolsMount:
+    """The tools of coding agents at `/mcp`, made with the first request: their import takes a second (C6)."""
+
+    def __init__(self, app: ASGIApp, gateway_url: str) -> None:
+        self._app, self._url = app, gateway_url
+        self._tools: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._app
-        if scope["type"] == "http":
-            header = dict(scope["headers"]).get(b"authorization")
-            try:
-                scope[_TOKEN_NAME] = auth.require_token(
-                    scope["path"], header and header.decode("latin-1"), self._tokens
-                )
-                if self._in_flight >= self._max_in_flight and scope["path"].startswith("/v1/"):
-                    raise ProblemDetail(503, "too many requests", retry_after=RETRY_SECONDS)
-            except ProblemDetail as problem:
-                app = problem.response()
-        self._in_flight += 1
-        try:
-            await app(scope, receive, send)
-        except Exception:
-            # Starlette has sent a response. With the error, uvicorn would close the client's connection.
-            log.exception("a request failed")
-        finally:
-            self._in_flight -= 1
+        if scope["type"] != "http" or scope["path"] != MCP_PATH:
+            await self._app(scope, receive, send)
+            return
+        if scope["method"] != "POST":  # the server has nothing to say of its own accord
+            problem = ProblemDetail(405, "method not allowed; use POST", allow="POST")
+            await problem.response()(scope, receive, send)
+            return
+        if self._tools is None:
+            made = await run_in_threadpool(self._make)
+            self._tools = self._tools or made
+        await self._tools(scope, receive, send)
+
+    def _make(self) -> ASGIApp:
+        from iccm_assets.gateway.mcp_server import create_mcp_app
+
+        return create_mcp_app(self._url)
 
 
-def create_app(gateway: GatewayRoutes, settings: Settings) -> ASGIApp:
-    """Create the application."""
-    handlers = {404: _to_response, 405: _to_response, ProblemDetail: _to_response, Exception: _to_response}
-    app = Starlette(routes=gateway.routes(), exception_handlers=handlers)
-    app.router.redirect_slashes = False
-    return GuardMiddleware(app, auth.token_digests(settings), settings.gateway.max_in_flight)
+def create_app(
+    gateway: Gateway, settings: Settings, authenticator: Authenticator, own_url: str = ""
+) -> ASGIApp:
+    """Create the application, which calls itself by its own URL for coding agents."""
+    handlers: dict[int | type[Exception], Any] = {
+        404: _to_response,
+        405: _to_response,
+        ProblemDetail: _to_response,
+        RequestValidationError: _to_response,
+        Exception: _to_response,
+    }
+    app = FastAPI(
+        openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, exception_handlers=handlers
+    )
+    app.router.routes.extend(list_routes())
+    app.state.gateway, app.state.service = gateway, gateway.service
+    posts = {route.path for route in list_routes() if "POST" in (route.methods or ())}
+    return GuardMiddleware(
+        AgentToolsMount(app, own_url),
+        authenticator,
+        settings.gateway.max_in_flight,
+        int(settings.gateway.max_body_mib * (1 << 20)),
+        frozenset(posts | {MCP_PATH}),
+    )
 
 
 async def _to_response(request: Request, error: Exception) -> Response:
-    """Turn an error into a problem document; Starlette raises an unexpected one again afterwards."""
+    """Turn an error into a document of its API; Starlette raises an unexpected one again afterwards."""
+    return make_response(request.url.path, _to_problem(error))
+
+
+def _to_problem(error: Exception) -> ProblemDetail:
     if isinstance(error, ProblemDetail):
-        return error.response()
+        return error
+    if isinstance(error, RequestValidationError):
+        return explain_invalid(error.errors())
     if not isinstance(error, HTTPException):
-        return ProblemDetail(500, "the gateway failed on this request; see its log").response()
+        return ProblemDetail(500, "the gateway failed on this request; see its log")
     if error.status_code == 404:
-        return ProblemDetail(404, "not found; see /docs").response()
+        return ProblemDetail(404, "not found; see /docs")
     allow = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
-    return ProblemDetail(405, f"method not allowed; use {allow}", allow=allow).response()
+    return ProblemDetail(405, f"method not allowed; use {allow}", allow=allow)
 
 
-def _token_name(request: Request) -> str | None:
-    name: str | None = request.scope[_TOKEN_NAME]
-    return name
+def _gateway(request: Request) -> Gateway:
+    gateway: Gateway = request.app.state.gateway
+    return gateway
 
 
 def _json(model: BaseModel) -> Response:

@@ -4,139 +4,74 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 
 from iccm_assets.gateway import schemas
 from iccm_assets.gateway.auth import PUBLIC_PATHS
 from iccm_assets.gateway.problem_details import MEDIA_TYPE
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """One operation; ``error_statuses`` are its error statuses besides 401 and 405."""
-
-    method: str
-    path: str
-    summary: str
-    response: type[BaseModel] | str
-    body: type[BaseModel] | None = None
-    error_statuses: Sequence[int] = ()
-    example: Mapping[str, Any] = field(default_factory=dict)
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe errors as problem documents, for a route's ``responses``."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": content} for status in sorted(statuses)
+    }
 
 
-_BODY_ERRORS = (400, 408, 413, 415, 422, 503)
-ENDPOINTS = (
-    Endpoint(
-        "post",
-        "/v1/requirements",
-        "Write the requirements of a piece of source code.",
-        schemas.RequirementsResponse,
-        schemas.RequirementsRequest,
-        (*_BODY_ERRORS, 409, 504),
-        {"source_code": "def add(a, b):\n    return a + b\n", "session_id": "session-1"},
-    ),
-    Endpoint(
-        "post",
-        "/v1/conversations",
-        "Complete a session: messages, accepted requirements, tests. Posting it again replaces it.",
-        schemas.CompleteSessionResponse,
-        schemas.CompleteSessionRequest,
-        (*_BODY_ERRORS, 409, 410),
-        {"session_id": "session-1", "messages": [{"role": "user", "content": "Thanks."}], "rating": 1},
-    ),
-    Endpoint(
-        "post",
-        "/v1/feedback",
-        "Rate a session, or one of its responses. The latest rating counts.",
-        schemas.FeedbackResponse,
-        schemas.FeedbackRequest,
-        (*_BODY_ERRORS, 404, 409),
-        {"session_id": "session-1", "rating": 1},
-    ),
-    Endpoint(
-        "post",
-        "/v1/probe",
-        "Get production's response, to measure it. It is not recorded and counts as no user's request.",
-        schemas.ProbeResponse,
-        schemas.ProbeRequest,
-        (*_BODY_ERRORS, 504),
-        {"source_code": "def add(a, b):\n    return a + b\n"},
-    ),
-    Endpoint(
-        "get",
-        "/v1/routing",
-        "Show which model versions serve traffic now.",
-        schemas.RoutingResponse,
-        error_statuses=(503,),
-    ),
-    Endpoint("get", "/healthz", "Check whether the process is alive.", schemas.HealthStatus),
-    Endpoint(
-        "get",
-        "/readyz",
-        "Check whether the production model is loaded and warm; says how the database is.",
-        schemas.ReadyStatus,
-        error_statuses=(503,),
-    ),
-    Endpoint("get", "/metrics", "Get the metrics in Prometheus format.", "text/plain"),
-)
+def request_example(example: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a body by an example, for a route's ``openapi_extra``."""
+    return {"requestBody": {"content": {"application/json": {"example": dict(example)}}}}
 
 
 @lru_cache(maxsize=1)
 def openapi_document() -> dict[str, Any]:
     """Return the OpenAPI 3.1 document."""
-    models = [schemas.ProblemDocument, *(model for item in ENDPOINTS for model in (item.body, item.response))]
-    _, definitions = models_json_schema(
-        [(model, "validation") for model in dict.fromkeys(models) if isinstance(model, type)],
-        ref_template="#/components/schemas/{model}",
+    from iccm_assets.gateway.app import list_routes
+
+    routes = list_routes()
+    document = get_openapi(
+        title="CET-D gateway",
+        version="1",
+        description="Requirements for source code.",
+        routes=routes,
+        separate_input_output_schemas=False,
     )
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "CET-D gateway", "version": "1", "description": "Requirements for source code."},
-        "paths": {endpoint.path: {endpoint.method: _operation(endpoint)} for endpoint in ENDPOINTS},
-        "components": {
-            "schemas": definitions["$defs"],
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-        },
+    components = document["components"]
+    components["schemas"] |= {"ProblemDocument": schemas.ProblemDocument.model_json_schema()}
+    components["schemas"] = {
+        name: schema
+        for name, schema in sorted(components["schemas"].items())
+        if name not in ("HTTPValidationError", "ValidationError")
     }
+    components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            _complete(path, operation)
+    return document
 
 
-def _operation(endpoint: Endpoint) -> dict[str, Any]:
-    secured = endpoint.path not in PUBLIC_PATHS
-    responses = {"200": {"description": "OK", "content": _content(endpoint.response)}}
-    for status in sorted({*endpoint.error_statuses, *((401,) if secured else ())}):
-        responses[str(status)] = {
-            "description": HTTPStatus(status).phrase,
-            "content": {MEDIA_TYPE: {"schema": _ref(schemas.ProblemDocument)}},
-        }
-    operation: dict[str, Any] = {
-        "summary": endpoint.summary,
-        "operationId": f"{endpoint.method}{endpoint.path.replace('/', '_')}",
-        "responses": responses,
-    }
-    if secured:
+def operation_id(route: APIRoute) -> str:
+    """Return the id of an operation, such as ``post_v1_requirements``."""
+    (method,) = route.methods or {"GET"}
+    return method.lower() + route.path_format.replace("/", "_").replace("{", "").replace("}", "")
+
+
+def _complete(path: str, operation: dict[str, Any]) -> None:
+    operation.pop("description", None)  # the summary says it
+    operation["responses"]["200"]["description"] = "OK"
+    for status, response in operation["responses"].items():
+        response["description"] = HTTPStatus(int(status)).phrase
+        if "text/plain" in response.get("content", {}):
+            response["content"] = {"text/plain": {"schema": {"type": "string"}}}
+    if path not in PUBLIC_PATHS:
         operation["security"] = [{}, {"token": []}]
-    if endpoint.body is not None:
-        content = _content(endpoint.body)
-        content["application/json"]["example"] = dict(endpoint.example)
-        operation["requestBody"] = {"required": True, "content": content}
-    return operation
-
-
-def _content(model: type[BaseModel] | str) -> dict[str, dict[str, Any]]:
-    if isinstance(model, str):
-        return {model: {"schema": {"type": "string"}}}
-    return {"application/json": {"schema": _ref(model)}}
-
-
-def _ref(model: type[BaseModel]) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{model.__name__}"}
 
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>CET-D gateway</title>
@@ -145,32 +80,41 @@ pre{{background:#8881;padding:.8rem;overflow:auto}}code{{font-size:.9em}}
 table{{border-collapse:collapse}}
 td,th{{text-align:left;padding:.15rem .8rem .15rem 0;vertical-align:top}}</style>
 <h1>CET-D gateway</h1><p>Machine-readable: <a href="/openapi.json">openapi.json</a> (OpenAPI 3.1).
-Errors are problem documents (RFC 9457).</p>{sections}</html>"""
+Errors are problem documents (RFC 9457); below <code>/v1/chat</code> and <code>/v1/models</code> they have the
+shape of the OpenAI API.</p>{sections}</html>"""
 
 
 @lru_cache(maxsize=1)
 def docs_page() -> str:
     """Return the documentation as plain HTML without scripts."""
-    return _PAGE.format(sections="".join(map(_section, ENDPOINTS)))
-
-
-def _section(endpoint: Endpoint) -> str:
-    statuses, path = ", ".join(_operation(endpoint)["responses"]), endpoint.path
-    html_parts = [
-        f"<h2><code>{endpoint.method.upper()} {path}</code></h2><p>{html.escape(endpoint.summary)}",
-        f" Statuses: {statuses}.</p>",
+    sections = [
+        _section(path, method, operation)
+        for path, methods in openapi_document()["paths"].items()
+        for method, operation in methods.items()
     ]
-    if endpoint.body is not None:
-        data = json.dumps(endpoint.example)
+    return _PAGE.format(sections="".join(sections))
+
+
+def _section(path: str, method: str, operation: Mapping[str, Any]) -> str:
+    html_parts = [
+        f"<h2><code>{method.upper()} {path}</code></h2><p>{html.escape(operation['summary'])}",
+        f" Statuses: {', '.join(operation['responses'])}.</p>",
+    ]
+    if body := operation.get("requestBody"):
+        content = body["content"]["application/json"]
+        data = json.dumps(content["example"])
         call = f"curl -H 'Content-Type: application/json' -d '{data}' http://127.0.0.1:8321{path}"
-        html_parts += [f"<pre>{html.escape(call)}</pre>", _fields("Request", endpoint.body)]
-    if isinstance(endpoint.response, type):
-        html_parts.append(_fields("Response", endpoint.response))
+        html_parts += [f"<pre>{html.escape(call)}</pre>", _fields("Request", content["schema"])]
+    for content in operation["responses"]["200"]["content"].values():
+        html_parts.append(_fields("Response", content["schema"]))
     return "".join(html_parts)
 
 
-def _fields(title: str, model: type[BaseModel]) -> str:
-    schema = model.model_json_schema()
+def _fields(title: str, reference: Mapping[str, Any]) -> str:
+    name = str(reference.get("$ref", "")).rsplit("/", 1)[-1]
+    schema = openapi_document()["components"]["schemas"].get(name)
+    if schema is None:
+        return ""
     required = set(schema.get("required", []))
     rows = "".join(
         f"<tr><td><code>{name}</code>{'' if name in required else ' (optional)'}</td>"

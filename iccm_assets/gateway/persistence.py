@@ -31,14 +31,15 @@ Record = Mapping[str, Any]
 
 _COLUMNS = (
     "request_id", "session_id", "user_id", "rollout_id", "assigned_arm", "arm", "model_version", "status",
-    "error", "latency_ms", "output_tokens", "created_at",
+    "error", "latency_ms", "output_tokens", "created_at", "finish_reason",
 )  # fmt: skip
 _RESPONSE_COLUMNS = ("text", "source_sha256", "test_suite")
 _CREATE_DELIVERY = """
     create temporary table if not exists delivery (
         request_id text, session_id text, user_id text, rollout_id bigint, assigned_arm text, arm text,
         model_version text, status text, error text, latency_ms double precision, output_tokens integer,
-        created_at timestamptz, text text, source_sha256 text, test_suite jsonb, conversation_id bigint
+        created_at timestamptz, finish_reason text, text text, source_sha256 text, test_suite jsonb,
+        conversation_id bigint
     ) on commit delete rows
 """
 # A request that failed can be retried under its id; a successful response is never overwritten.
@@ -178,7 +179,8 @@ def _store_requests(conn: Connection, records: Sequence[Record]) -> set[str]:
             response = record.get("response", {})
             tests = response.get("tests")
             suite = None if tests is None else json.dumps(tests, ensure_ascii=False)
-            row = [record["row"][name] for name in _COLUMNS]
+            # A record of an older gateway has no finish reason.
+            row = [{"finish_reason": None, **record["row"]}[name] for name in _COLUMNS]
             copy.write_row([*row, response.get("text"), response.get("source_sha256"), suite])
     return set(conn.execute(text(_REQUESTS)).scalars())
 

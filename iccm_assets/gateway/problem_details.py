@@ -9,10 +9,16 @@ from typing import Any
 from starlette.responses import Response
 
 MEDIA_TYPE = "application/problem+json"
+RETRY_SECONDS = 1.0
 
 
 class ProblemDetail(Exception):
-    """Reject a request with this status; ``retry_after`` in seconds, ``extensions`` go into the document."""
+    """Reject a request with this status; ``retry_after`` in seconds, ``extensions`` go into the document.
+
+    ``openai_status`` is the status in the OpenAI API, where that is another one.
+    """
+
+    openai_status: int | None = None
 
     def __init__(
         self,
@@ -31,8 +37,8 @@ class ProblemDetail(Exception):
             "Connection": "close" if status in (408, 413) else None,
             "Allow": allow,
         }
-        self._headers = {name: value for name, value in headers.items() if value is not None}
-        self._status = status
+        self.headers = {name: value for name, value in headers.items() if value is not None}
+        self.status, self.detail = status, detail
         self._document = {
             "type": "about:blank",
             "title": HTTPStatus(status).phrase,
@@ -43,4 +49,4 @@ class ProblemDetail(Exception):
 
     def response(self) -> Response:
         """Build the HTTP response."""
-        return Response(json.dumps(self._document), self._status, self._headers, MEDIA_TYPE)
+        return Response(json.dumps(self._document), self.status, self.headers, MEDIA_TYPE)

@@ -7,9 +7,9 @@ import json
 import math
 import re
 from collections import Counter
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from iccm_assets.gateway.problem_details import ProblemDetail
@@ -20,11 +20,9 @@ _MAX_REPORTED_ERRORS = 20
 _JSON = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;\s*charset=\"?utf-8\"?\s*)?", re.IGNORECASE)
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
-Model = TypeVar("Model", bound=BaseModel)
 
-
-async def read_json_body(request: Request, model: type[Model], max_bytes: int) -> Model:
-    """Read a body of at most ``max_bytes`` as a ``model``; a `ProblemDetail` says what is wrong with it."""
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Read a body that says it is JSON, of at most ``max_bytes``, in time; a `ProblemDetail` otherwise."""
     content_type = request.headers.get("content-type", "")
     if not _JSON.fullmatch(content_type.strip()):
         raise ProblemDetail(
@@ -35,20 +33,21 @@ async def read_json_body(request: Request, model: type[Model], max_bytes: int) -
         raise ProblemDetail(415, "compressed bodies are not supported: send it without Content-Encoding")
     try:
         async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
-            body = await _read(request, max_bytes)
+            return await _read(request, max_bytes)
     except TimeoutError:
         raise ProblemDetail(408, f"the body did not arrive within {BODY_TIMEOUT_SECONDS:g} s") from None
     except ClientDisconnect:
         raise ProblemDetail(400, "the connection closed before the end of the body") from None
-    try:
-        return model.model_validate(parse_json(body))
-    except ValidationError as error:
-        errors = [
-            {"field": ".".join(str(part) for part in item["loc"])[:120], "message": item["msg"]}
-            for item in error.errors(include_url=False, include_context=False, include_input=False)
-        ]
-        detail = ": ".join(filter(None, errors[0].values()))
-        raise ProblemDetail(422, detail, errors=errors[:_MAX_REPORTED_ERRORS]) from None
+
+
+def explain_invalid(errors: Sequence[Mapping[str, Any]]) -> ProblemDetail:
+    """Turn the errors of a body that its schema rejects into a 422 `ProblemDetail`."""
+    named = [
+        {"field": ".".join(str(part) for part in item["loc"] if part != "body")[:120], "message": item["msg"]}
+        for item in errors
+    ]
+    detail = ": ".join(filter(None, named[0].values()))
+    return ProblemDetail(422, detail, errors=named[:_MAX_REPORTED_ERRORS])
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:

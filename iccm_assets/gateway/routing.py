@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
+from iccm_assets.errors import CorruptCheckpointError
+
 Arm = Literal["production", "canary"]
 
 
@@ -51,6 +53,11 @@ class ModelLocation:
     version: str
     path: str
     digest: str
+
+    def check_digest(self, digest: str) -> None:
+        """Raise ``CorruptCheckpointError`` if the files have another digest than the version."""
+        if digest != self.digest:
+            raise CorruptCheckpointError(f"{self.path} has digest {digest[:12]}, not {self.digest[:12]}")
 
 
 class CanarySplit(BaseModel):

@@ -23,6 +23,7 @@ from iccm_assets.db.tables import LIVE_STATES
 from iccm_assets.errors import DatabaseError, first_line
 from iccm_assets.gateway.model_pool import ModelPool
 from iccm_assets.gateway.routing import Clock, Routing, monotonic_seconds, parse_routing
+from iccm_assets.gateway.tokens import COUNT_USES, READ_TOKENS, TokenStore
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class RoutingSync(threading.Thread):
         on_refresh: Callable[[], None],
         poll_seconds: float,
         keep_previous_warm: bool,
+        tokens: TokenStore,
     ) -> None:
         super().__init__(name="routing-sync", daemon=True)
         self.routing: Routing | None = None
@@ -91,7 +93,7 @@ class RoutingSync(threading.Thread):
         self.connected = False
         self._url, self._replica, self._address, self._models = url, replica, address, models
         self._on_refresh, self._poll_seconds = on_refresh, poll_seconds
-        self._keep_previous = keep_previous_warm
+        self._keep_previous, self._tokens = keep_previous_warm, tokens
         self._stopping = threading.Event()
         self._failure_logged = False
 
@@ -126,6 +128,7 @@ class RoutingSync(threading.Thread):
                 self._refresh(conn)
                 # Returns at the first notification, or when the next poll is due.
                 list(conn.notifies(timeout=self._poll_seconds, stop_after=1))
+            self._store_uses(conn)
             with suppress(psycopg.Error):
                 conn.execute(_DELETE_OWN, (self._replica,))
 
@@ -141,7 +144,19 @@ class RoutingSync(threading.Thread):
         if routing is not None:
             self._models.set_required(routing.required_models(self._keep_previous))
             self.routing = routing
+        self._tokens.replace(conn.execute(READ_TOKENS).fetchall())
+        self._store_uses(conn)
         if self._failure_logged:
             log.warning("the database can be reached again")
         self.connected, self._failure_logged = True, False
         self._on_refresh()
+
+    def _store_uses(self, conn: psycopg.Connection[dict[str, Any]]) -> None:
+        uses = self._tokens.take_uses()
+        try:
+            with conn.transaction():
+                for use in uses:
+                    conn.execute(COUNT_USES, use)
+        except psycopg.Error:
+            self._tokens.put_back(uses)
+            raise

@@ -132,6 +132,10 @@ class ProbeResponse(_Response):
     """Production's requirements; nothing is recorded."""
 
     output_tokens: int | None
+    finish_reason: Literal["stop", "length", "truncated"] = Field(
+        description="`length`: they stopped at the token limit. `truncated`: the model did not read the"
+        " source to its end."
+    )
 
 
 class ConversationMessage(BaseModel):
@@ -257,3 +261,4 @@ class ProblemDocument(BaseModel):
     title: str
     status: int
     detail: str
+    code: str | None = Field(None, description="Name of the reason, where the model gave no response.")

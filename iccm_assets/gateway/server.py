@@ -13,7 +13,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 
 import uvicorn
 from sqlalchemy import Engine
@@ -23,8 +24,8 @@ from iccm_assets.db.database import create_engine_for
 from iccm_assets.db.embedded.embedded_server import EmbeddedServer
 from iccm_assets.db.embedded.server_watch import watch_server
 from iccm_assets.errors import AddressError, DatabaseUnreachableError
-from iccm_assets.gateway.app import GatewayRoutes, create_app
-from iccm_assets.gateway.auth import require_tokens_off_loopback, token_digests
+from iccm_assets.gateway.app import Gateway, create_app
+from iccm_assets.gateway.auth import Authenticator, require_tokens_off_loopback, token_digests
 from iccm_assets.gateway.database_metrics import DatabaseCollector
 from iccm_assets.gateway.http_protocol import LimitedHttpProtocol
 from iccm_assets.gateway.metrics import Metrics
@@ -36,6 +37,7 @@ from iccm_assets.gateway.service import Service
 from iccm_assets.gateway.session_owners import SessionOwners
 from iccm_assets.gateway.spool import Spool
 from iccm_assets.gateway.spool_worker import SpoolWorker
+from iccm_assets.gateway.tokens import TokenStore
 from iccm_assets.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -48,13 +50,15 @@ _SESSION_OPTIONS = (
 )
 
 
-def listen(host: str, port: int, settings: Settings) -> socket.socket:
+def listen(
+    host: str, port: int, settings: Settings, has_token: Callable[[], bool] = lambda: False
+) -> socket.socket:
     """Open a listening socket, which several processes may share.
 
     Raises ``AddressError`` if the address is in use, and ``SettingsError`` if other hosts can reach it and no
     token is configured.
     """
-    require_tokens_off_loopback(host, token_digests(settings))
+    require_tokens_off_loopback(host, token_digests(settings), has_token)
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
@@ -74,6 +78,13 @@ def socket_url(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def own_url(listening: socket.socket) -> str:
+    """Return the URL by which this process reaches itself."""
+    host, port = listening.getsockname()[:2]
+    own = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{own}:{port}"
+
+
 def run(
     listening: socket.socket, settings: Settings, load: ModelLoader, *, parent: int | None = None
 ) -> None:
@@ -85,10 +96,12 @@ def run(
     sys.setswitchinterval(0.001)
     replica = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(2)}"
     process = _GatewayProcess(replica, socket_url(listening), settings, load)
-    gateway = GatewayRoutes(process.service, process.engine, settings, replica, process.database_state)
+    gateway = Gateway(process.service, process.engine, settings, replica, process.database_state)
     server = _Server(
         uvicorn.Config(
-            create_app(gateway, settings),
+            create_app(
+                gateway, settings, process.authenticator(listening.getsockname()[0]), own_url(listening)
+            ),
             http=LimitedHttpProtocol,
             ws="none",
             lifespan="off",
@@ -138,7 +151,7 @@ class _GatewayProcess:
         limits = settings.gateway
         self._settings = settings
         self._engine: Engine | None = None
-        self.models = ModelPool(load)
+        self.models, self.tokens = ModelPool(load), TokenStore()
         self.collector = DatabaseCollector(self.engine, settings)
         self.metrics = Metrics(self.collector)
         self.spool = Spool(settings.home / "spool", replica, int(limits.spool_max_mib * (1 << 20)))
@@ -150,12 +163,21 @@ class _GatewayProcess:
             on_refresh=self._update_gauges,
             poll_seconds=limits.poll_interval_seconds,
             keep_previous_warm=limits.keep_previous_warm,
+            tokens=self.tokens,
         )
         self.owners = SessionOwners(self._load_owners)
         self.spool_worker = SpoolWorker(
             self.spool, self.engine, settings, self.metrics, on_refused=self.owners.forget
         )
         self.service = Service(settings, self.sync, self.models, self.spool, self.metrics, self.owners)
+
+    def authenticator(self, host: str) -> Authenticator:
+        """Create what checks the tokens of requests to an address."""
+
+        def now() -> datetime | None:
+            return None if self.sync.clock is None else self.sync.clock.now()
+
+        return Authenticator(token_digests(self._settings), self.tokens, host, now)
 
     def _url(self) -> str | None:
         """Return the database's URL; only the watch starts an embedded server, and only one that died."""

@@ -56,6 +56,10 @@ class SessionOwners:
             self.open(session, merged)
         return merged
 
+    async def find(self, session: str) -> SessionOwner | None:
+        """Find the owner of a session, None where it is not known in time."""
+        return self._remembered.get(session) or await self._find(session)
+
     def open(self, session: str, owner: SessionOwner) -> None:
         """Remember the owner of a session."""
         self._remember(session, owner)

@@ -34,6 +34,7 @@ class RequestOutcome:
     output_tokens: int | None
     created_at: datetime
     token_name: str | None = None
+    finish_reason: str | None = None
 
 
 def outcome_record(outcome: RequestOutcome, settings: Settings) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from iccm_assets.curation.embeddings import TextEmbedder
 from iccm_assets.curation.training_pool import rebuild_pool
 from iccm_assets.db import tables as t
 from iccm_assets.errors import DatabaseError, IccmError
+from iccm_assets.governance.captured_session_erasure import erase_captured_sessions
 from iccm_assets.governance.dataset_erasure import delete_unregistered_models, rewrite_datasets
 from iccm_assets.governance.erasure import DataSubject, delete_embeddings
 from iccm_assets.governance.spool_erasure import erase_from_spool
@@ -80,6 +81,7 @@ def erase_from_files(
     with _timed(report, "files", progress):
         _rewrite_files(engine, settings, report)
         report.out_of_reach += erase_from_spool(engine, settings.home / "spool", subject)
+        report.out_of_reach += erase_captured_sessions(engine, settings.home, subject)
     with _timed(report, "training pool", progress):
         _rebuild_pool(engine, settings, embedder, report)
         with engine.begin() as conn:

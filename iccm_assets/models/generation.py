@@ -10,13 +10,18 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    GenerationConfig,
+)
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
@@ -24,15 +29,27 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging as transformers_logging
 
 from iccm_assets.errors import CorruptCheckpointError, ModelError, first_line
+from iccm_assets.models.token_streaming import BatchStreamer, TextListener, decode
 from iccm_assets.models.tokenization import (
+    EncodedSource,
     ModelKind,
-    encode_source,
+    PromptEncoder,
     get_end_token_id,
     get_pad_token_id,
     pad,
+    resolve_prompt,
 )
 from iccm_assets.registry.hub import check_loadable, has_manifest, resolve
-from iccm_assets.registry.manifest import MANIFEST_FILE, describe_file, is_digest, sha256_json, verify
+from iccm_assets.registry.manifest import (
+    MANIFEST_FILE,
+    Prompt,
+    describe_file,
+    is_digest,
+    read_manifest,
+    sha256_json,
+    verify,
+)
+from iccm_assets.settings import PromptSettings
 
 MAX_SOURCE_TOKENS = 2048
 # What a model has to read and to answer before anything depends on it.
@@ -58,17 +75,26 @@ _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A loaded model and its tokenizer.
+    """A loaded model, and its tokenizer with its prompt.
 
     ``digest`` identifies its content: the manifest's digest, or without a manifest the sha256 over the hashes
     of its files.
     """
 
     model: Any
-    tokenizer: Any
-    kind: ModelKind
+    encoder: PromptEncoder
     digest: str
     path: Path
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self.encoder.tokenizer
+
+    @property
+    def kind(self) -> ModelKind:
+        """Whether an encoder reads the source, or the decoder that writes the response."""
+        return self.encoder.kind
 
 
 @dataclass(frozen=True)
@@ -76,12 +102,17 @@ class GeneratedResponse:
     """A model's response to one source.
 
     ``output_tokens`` counts the generated tokens, end token included; ``latency_ms`` is the wall-clock
-    time of the batch divided by its size, so it is exact at batch size 1.
+    time of the batch divided by its size, so it is exact at batch size 1. ``source_tokens`` counts those that
+    the model read; ``is_complete`` is false where the response stopped at the token limit, ``is_truncated``
+    true where the end of the source was left out.
     """
 
     text: str
     output_tokens: int
     latency_ms: float
+    source_tokens: int = 0
+    is_complete: bool = True
+    is_truncated: bool = False
 
 
 def get_device_class(device: torch.device) -> str:
@@ -97,20 +128,27 @@ def set_threads(count: int) -> None:
 
 
 def load_model(
-    path_or_hub_id: str | Path, *, device: str | None = None, dtype: torch.dtype = torch.float32
+    path_or_hub_id: str | Path,
+    *,
+    device: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    prompt: PromptSettings | None = None,
 ) -> LoadedModel:
     """Load a model in evaluation mode, on the GPU if there is one.
 
-    Raises ``ModelNotFoundError``; ``CorruptCheckpointError`` if a published directory does not match its
-    manifest; ``ModelError`` for pickled weights, missing weights, an unsupported architecture or a tokenizer
+    ``prompt`` counts for a directory without a manifest only: a published model has its own (L8). Raises
+    ``ModelNotFoundError``; ``CorruptCheckpointError`` if a published directory does not match its manifest;
+    ``ModelError`` for pickled weights, missing weights, an unsupported architecture or a tokenizer
     that is missing, another model's or without an end token.
     """
     directory = resolve(str(path_or_hub_id))
     digest = _verified_digest(directory)
     try:
         kind = _model_kind(AutoConfig.from_pretrained(directory, **_LOCAL), directory)
-        tokenizer = _load_tokenizer(directory)
+        encoder = _load_encoder(directory, kind, prompt or PromptSettings())
+        tokenizer = encoder.tokenizer
         model = _load_weights(directory, kind, dtype)
+        model.generation_config = _token_ids_only(model.generation_config)
         if kind == "seq2seq":
             decoder_start_token_id(model)
         embeddings = model.get_input_embeddings().weight.shape[0]
@@ -122,7 +160,20 @@ def load_model(
         fix = "Write it with save_pretrained(), weights and tokenizer, and without quantization."
         raise ModelError(f"{directory} cannot be loaded ({first_line(error)})", hint=fix) from error
     model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-    return LoadedModel(model, tokenizer, kind, digest, directory)
+    return LoadedModel(model, encoder, digest, directory)
+
+
+def load_encoder(directory: Path) -> tuple[PromptEncoder, int | None]:
+    """Load a model's tokenizer with its prompt, without weights, and its context length in tokens.
+
+    Raises ``ModelError`` if they cannot be loaded.
+    """
+    try:
+        config = AutoConfig.from_pretrained(directory, **_LOCAL)
+        kind = _model_kind(config, directory)
+    except _UNLOADABLE as error:
+        raise ModelError(f"{directory} cannot be loaded ({first_line(error)})") from error
+    return _load_encoder(directory, kind, PromptSettings()), read_context_length(config)
 
 
 def check_answers(loaded: LoadedModel, max_new_tokens: int) -> GeneratedResponse:
@@ -131,10 +182,10 @@ def check_answers(loaded: LoadedModel, max_new_tokens: int) -> GeneratedResponse
     A model with NaN weights, or of a type that an operation does not support, can be loaded.
     ``max_new_tokens`` must leave room for a source in the model's context.
     """
-    _token_limits(loaded, MAX_SOURCE_TOKENS, max_new_tokens)
+    token_limits(loaded.kind, context_length(loaded), MAX_SOURCE_TOKENS, max_new_tokens)
     config = _greedy_config(loaded, 1)
     config.update(output_logits=True, return_dict_in_generate=True)
-    ids = encode_source(loaded.tokenizer, loaded.kind, PROBE_SOURCE, MAX_SOURCE_TOKENS)
+    ids = loaded.encoder.encode_source(PROBE_SOURCE, MAX_SOURCE_TOKENS).token_ids
     inputs = torch.tensor([ids], device=loaded.model.device)
     try:
         with torch.inference_mode():
@@ -163,51 +214,84 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     max_source_tokens: int = MAX_SOURCE_TOKENS,
+    listeners: Sequence[TextListener | None] = (),
 ) -> list[GeneratedResponse]:
     """Generate one greedy response per source, in the order of ``sources``.
 
-    Each batch holds sources of similar length, which keeps the padding short.
+    Each batch holds sources of similar length, which keeps the padding short. ``listeners``, one for each
+    source or none at all, get the responses token by token; all pieces together are the text.
     """
-    limit, max_new_tokens = _token_limits(loaded, max_source_tokens, max_new_tokens)
-    encoded = [encode_source(loaded.tokenizer, loaded.kind, source, limit) for source in sources]
-    order = sorted(range(len(encoded)), key=lambda index: (len(encoded[index]), index))
+    limit, max_new_tokens = token_limits(
+        loaded.kind, context_length(loaded), max_source_tokens, max_new_tokens
+    )
+    encoded = [loaded.encoder.encode_source(source, limit) for source in sources]
+    order = sorted(range(len(encoded)), key=lambda index: (len(encoded[index].token_ids), index))
     responses: dict[int, GeneratedResponse] = {}
     size = max(1, batch_size)
     for start in range(0, len(order), size):
         indices = order[start : start + size]
-        batch = _generate_batch(loaded, [encoded[index] for index in indices], max_new_tokens)
+        rows = [encoded[index] for index in indices]
+        heard = [listeners[index] for index in indices] if listeners else []
+        batch = _generate_batch(loaded, rows, max_new_tokens, heard)
         responses.update(zip(indices, batch, strict=True))
     return [responses[index] for index in range(len(sources))]
 
 
 def _generate_batch(
-    loaded: LoadedModel, rows: list[list[int]], max_new_tokens: int
+    loaded: LoadedModel,
+    sources: Sequence[EncodedSource],
+    max_new_tokens: int,
+    listeners: Sequence[TextListener | None],
 ) -> list[GeneratedResponse]:
-    causal = loaded.kind == "causal"
+    causal, rows = loaded.kind == "causal", [source.token_ids for source in sources]
     device = loaded.model.device
     started = time.perf_counter()
     inputs = torch.tensor(pad(rows, get_pad_token_id(loaded.tokenizer), left=causal), device=device)
     mask = torch.tensor(pad([[1] * len(row) for row in rows], 0, left=causal), device=device)
     config = _greedy_config(loaded, max_new_tokens)
+    ends = _end_token_ids(config)
+    streamer = BatchStreamer(loaded.tokenizer, ends, listeners) if any(listeners) else None
     with torch.inference_mode():
-        output = loaded.model.generate(input_ids=inputs, attention_mask=mask, generation_config=config)
+        output = loaded.model.generate(
+            input_ids=inputs, attention_mask=mask, generation_config=config, streamer=streamer
+        )
     # The output of a seq2seq decoder begins with one start token, that of a causal model with its prompt.
     generated = output[:, inputs.shape[1] if causal else 1 :].tolist()
-    tokens = [_truncate_at_end(row, _end_token_ids(config)) for row in generated]
-    decode = partial(loaded.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    texts = [str(decode(row)) for row in tokens]
+    tokens = [_truncate_at_end(row, ends) for row in generated]
+    texts = [decode(loaded.tokenizer, row) for row in tokens]
+    if streamer is not None:
+        streamer.finish(texts)
     latency = (time.perf_counter() - started) * 1000 / len(rows)
-    return [GeneratedResponse(text, len(row), latency) for text, row in zip(texts, tokens, strict=True)]
+    return [
+        GeneratedResponse(
+            text,
+            len(row),
+            latency,
+            len(source.token_ids),
+            bool(row) and row[-1] in ends,
+            source.is_truncated,
+        )
+        for text, row, source in zip(texts, tokens, sources, strict=True)
+    ]
 
 
-def _greedy_config(loaded: LoadedModel, max_new_tokens: int) -> Any:
-    """Return a copy of the model's generation config without sampling and beam search."""
+def _token_ids_only(config: GenerationConfig) -> GenerationConfig:
+    """Return a generation config that decodes by argmax: the model's special tokens, nothing else (L9).
+
+    Forced tokens, minimum lengths, penalties and suppressed words are logits processors that training does
+    not see: a response would differ from what was learned. A published model has this one, so that any other
+    program decodes it in the same way.
+    """
+    names = ("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id")
+    return GenerationConfig(**{name: getattr(config, name, None) for name in names})
+
+
+def _greedy_config(loaded: LoadedModel, max_new_tokens: int) -> GenerationConfig:
+    """Return a copy of the model's generation config with the token limit and all end tokens."""
     config = copy.deepcopy(loaded.model.generation_config)
-    config.update(
-        do_sample=False, num_beams=1, num_return_sequences=1, max_new_tokens=max_new_tokens, max_length=None
-    )
-    config.update(temperature=None, top_k=None, top_p=None, min_p=None, typical_p=None)
-    config.eos_token_id = sorted({*_end_token_ids(config), get_end_token_id(loaded.tokenizer)})
+    config.update(do_sample=False, num_beams=1, num_return_sequences=1, max_new_tokens=max_new_tokens)
+    ends = {get_end_token_id(loaded.tokenizer), loaded.encoder.end_token_id}
+    config.eos_token_id = sorted({*_end_token_ids(config), *ends})
     config.pad_token_id = get_pad_token_id(loaded.tokenizer)
     return config
 
@@ -233,19 +317,24 @@ def decoder_start_token_id(model: Any) -> int:
 
 def context_length(loaded: LoadedModel) -> int | None:
     """Return the context length in tokens, per side for seq2seq; None if it is unlimited."""
-    config = loaded.model.config
+    return read_context_length(loaded.model.config)
+
+
+def read_context_length(config: Any) -> int | None:
+    """Return the context length that a model's config states; None if it is unlimited."""
     if config.model_type in RELATIVE_POSITIONS:
         return None
     positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     return int(positions) if positions else None
 
 
-def _token_limits(loaded: LoadedModel, max_source_tokens: int, max_new_tokens: int) -> tuple[int, int]:
+def token_limits(
+    kind: ModelKind, context: int | None, max_source_tokens: int, max_new_tokens: int
+) -> tuple[int, int]:
     """Return how many source and response tokens fit; a causal model needs room for its whole response."""
-    context = context_length(loaded)
     if context is None:
         return max_source_tokens, max_new_tokens
-    if loaded.kind == "seq2seq":
+    if kind == "seq2seq":
         return min(max_source_tokens, context), min(max_new_tokens, context - 1)  # one is the start token
     if context <= max_new_tokens:
         raise ModelError(
@@ -274,6 +363,16 @@ def _model_kind(config: Any, directory: Path) -> ModelKind:
     if not (masked or config.is_encoder_decoder) and config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return "causal"
     raise ModelError(f"{directory} is a {config.model_type} model, neither seq2seq nor causal")
+
+
+def _load_encoder(directory: Path, kind: ModelKind, settings: PromptSettings) -> PromptEncoder:
+    """Load the tokenizer, with the manifest's prompt or, without a manifest, one by the settings."""
+    tokenizer = _load_tokenizer(directory)
+    if has_manifest(directory):
+        prompt = read_manifest(directory).prompt or Prompt()
+    else:
+        prompt = resolve_prompt(tokenizer, template=settings.template, system=settings.system)
+    return PromptEncoder(tokenizer, kind, prompt)
 
 
 def _load_tokenizer(directory: Path) -> Any:

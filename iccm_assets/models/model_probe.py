@@ -10,13 +10,14 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from iccm_assets.errors import IccmError, ModelError
 from iccm_assets.registry.hub import resolve
+from iccm_assets.registry.manifest import Prompt
 from iccm_assets.registry.model_store import ModelStore, StoredModel
-from iccm_assets.settings import Settings
+from iccm_assets.settings import PromptSettings, Settings
 from iccm_assets.worker_process import exit_with_parent, parent_env
 
 
@@ -28,16 +29,17 @@ class ModelAnswer:
     parameters: int
     tokens: int
     text: str
+    prompt: Prompt
 
 
 def probe_model(directory: Path, settings: Settings) -> ModelAnswer:
-    """Load the model of a directory and generate with it.
+    """Load the model of a directory and generate with it, by its own prompt or that of the settings.
 
     Raises ``CorruptCheckpointError``, ``ModelNotFoundError`` or ``ModelError`` with the reason and the fix.
     """
     module, limit = "iccm_assets.models.model_probe", settings.evaluation.max_new_tokens
     process = subprocess.run(
-        [sys.executable, "-m", module, str(directory), str(limit)],
+        [sys.executable, "-m", module, str(directory), str(limit), settings.prompt.model_dump_json()],
         capture_output=True,
         text=True,
         env={**os.environ, **parent_env()},
@@ -55,25 +57,29 @@ def probe_model(directory: Path, settings: Settings) -> ModelAnswer:
         raise ModelError(f"{directory} cannot be loaded ({last_line})") from None
     if "error" in reply:
         raise IccmError.from_dict(reply["error"])
-    return ModelAnswer(**reply)
+    return ModelAnswer(**{**reply, "prompt": Prompt.model_validate(reply["prompt"])})
 
 
 def import_probed_model(store: ModelStore, path_or_hub_id: str, settings: Settings) -> StoredModel:
     """Copy a model into the store once it has loaded and answered; raises what both functions do."""
-    probe_model(resolve(path_or_hub_id), settings)
-    return store.import_model(path_or_hub_id)
+    answer = probe_model(resolve(path_or_hub_id), settings)
+    return store.import_model(path_or_hub_id, answer.prompt)
 
 
-def main(directory: str, max_new_tokens: str) -> None:
+def main(directory: str, max_new_tokens: str, prompt: str) -> None:
     """Probe the model in this process, and print the result or the error as the last line."""
     exit_with_parent()
     try:
         from iccm_assets.models.generation import check_answers, load_model
 
-        loaded = load_model(directory)
-        text = check_answers(loaded, int(max_new_tokens)).text
-        parameters = sum(weight.numel() for weight in loaded.model.parameters())
-        reply = asdict(ModelAnswer(loaded.kind, parameters, len(loaded.tokenizer), text))
+        loaded = load_model(directory, prompt=PromptSettings.model_validate_json(prompt))
+        reply = {
+            "kind": loaded.kind,
+            "parameters": sum(weight.numel() for weight in loaded.model.parameters()),
+            "tokens": len(loaded.tokenizer),
+            "text": check_answers(loaded, int(max_new_tokens)).text,
+            "prompt": loaded.encoder.prompt.model_dump(),
+        }
     except IccmError as error:
         reply = {"error": error.to_dict()}
     sys.stdout.write(f"{json.dumps(reply)}\n")

@@ -17,13 +17,13 @@ import sqlalchemy as sa
 from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now
 from iccm_assets.errors import IccmError
-from iccm_assets.evaluation.paired_evaluation import BATCH_SIZE, CANARY_SET, EvaluationSet
+from iccm_assets.evaluation.paired_evaluation import CANARY_SET, EvaluationSet, generate_ahead
 from iccm_assets.monitoring import baseline as baselines
 from iccm_assets.monitoring.baseline import FIRST_MEASUREMENT, Baseline
 from iccm_assets.monitoring.degradation import QualityDrop, paired_drop, unpaired_drop
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.scoring.orchestra import Orchestra
-from iccm_assets.scoring.scoring import ScoringTask, score_texts
+from iccm_assets.scoring.scoring import LENGTH_STOPPED, SOURCE_TRUNCATED, ScoringTask, score_texts
 from iccm_assets.settings import Settings
 from iccm_assets.suites.suite_runner import JUDGE_VERSION
 
@@ -74,20 +74,27 @@ def rate_items(
     settings: Settings,
     log: Callable[[str], None],
 ) -> list[ItemRating]:
-    """Let production respond to every item, and score each response."""
+    """Let production respond to every item, and score each response by the rules of the evaluation (L10)."""
     ratings: list[ItemRating] = []
-    for start in range(0, len(evaluation_set.items), BATCH_SIZE):
-        batch = evaluation_set.items[start : start + BATCH_SIZE]
-        responses = list(zip(batch, probe([item.source_code for item in batch]), strict=True))
+    for batch, results in generate_ahead(evaluation_set.items, probe):
+        responses = list(zip(batch, results, strict=True))
         tasks = [
-            ScoringTask(response.text, item.suite, item.source_code)
+            ScoringTask(
+                response.text,
+                item.suite,
+                item.source_code,
+                rejection=LENGTH_STOPPED if response.finish_reason == "length" else "",
+            )
             for item, response in responses
-            if response.text is not None
+            if response.text is not None and response.finish_reason != "truncated"
         ]
         scores = iter(list(score_texts(tasks, orchestra, settings)))
         for item, response in responses:
             if response.text is None:
                 ratings.append(ItemRating(item.name, None, None, f"no response: {response.error}"))
+                continue
+            if response.finish_reason == "truncated":
+                ratings.append(ItemRating(item.name, None, None, SOURCE_TRUNCATED))
                 continue
             score = next(scores)
             reason = "" if score.test_pass_rate is not None else "inconclusive"

@@ -23,6 +23,7 @@ from iccm_assets.gateway.auth import bearer_tokens
 from iccm_assets.gateway.backends import make_model_loader
 from iccm_assets.gateway.batching import Backend, GenerationError, QueueFullError
 from iccm_assets.gateway.model_pool import ModelLoader
+from iccm_assets.gateway.model_server_errors import RateLimitedError
 from iccm_assets.gateway.routing import ModelLocation
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.settings import Settings
@@ -37,24 +38,25 @@ NON_RETRYABLE = (400, 413, 422)
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Production's response to a source, or the reason there is none."""
+    """Production's response to a source, or the reason there is none; ``finish_reason`` as in `requests`."""
 
     text: str | None
     error: str = ""
+    finish_reason: str = "stop"
 
 
 class ServingPath(ABC):
-    """Production as it is served; ``name`` describes how it is queried."""
+    """Production as it is served; ``name`` describes how it is queried, ``limit`` so many at a time."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, limit: int = MAX_CONCURRENT_PROBES) -> None:
+        self.name, self._limit = name, limit
 
     def __call__(self, sources: Sequence[str]) -> list[ProbeResult]:
         """Return one result per source, in order."""
         return asyncio.run(self._probe_all(sources))
 
     async def _probe_all(self, sources: Sequence[str]) -> list[ProbeResult]:
-        semaphore = asyncio.Semaphore(MAX_CONCURRENT_PROBES)
+        semaphore = asyncio.Semaphore(self._limit)
 
         async def probe_limited(index: int, source: str) -> ProbeResult:
             async with semaphore:
@@ -109,22 +111,30 @@ class HttpServingPath(ServingPath):
                 f"{body['model_version']} serves now, not {self._version}",
                 hint="Nothing was stored; the next measurement uses the version that serves then.",
             )
-        return ProbeResult(body["requirements"])
+        # A gateway of an earlier release states no reason.
+        return ProbeResult(body["requirements"], finish_reason=body.get("finish_reason", "stop"))
 
 
 class InProcessServingPath(ServingPath):
     """Query production in this process, loaded as a gateway loads it."""
 
-    def __init__(self, backend: Backend) -> None:
-        super().__init__("loaded for the measurement")
+    def __init__(self, backend: Backend, limit: int) -> None:
+        super().__init__("loaded for the measurement", limit)
         self._backend = backend
 
     async def probe(self, index: int, source: str) -> ProbeResult:
+        deadline = time.monotonic() + PROBE_TIMEOUT_SECONDS
         while True:
             try:
-                return ProbeResult((await self._backend.generate(source)).text)
+                response = await self._backend.generate(source)
+                return ProbeResult(response.text, finish_reason=response.finish_reason)
             except QueueFullError:
                 await asyncio.sleep(RETRY_INTERVAL_SECONDS)
+            except RateLimitedError as error:
+                wait = max(RETRY_INTERVAL_SECONDS, error.retry_after_seconds)
+                if time.monotonic() + wait > deadline:
+                    return ProbeResult(None, str(error))
+                await asyncio.sleep(wait)
             except GenerationError as error:
                 return ProbeResult(None, str(error))
 
@@ -142,4 +152,4 @@ def open_serving_path(
         return
     load = load or make_model_loader(settings)
     with closing(load(ModelLocation(version.version, version.path, version.digest))) as backend:
-        yield InProcessServingPath(backend)
+        yield InProcessServingPath(backend, settings.gateway.batch_size)

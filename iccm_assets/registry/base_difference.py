@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 
 from iccm_assets.errors import ModelError
 from iccm_assets.registry.hub import resolve
-from iccm_assets.registry.manifest import MANIFEST_FILE, FileEntry, describe_file, read_manifest
+from iccm_assets.registry.manifest import MANIFEST_FILE, FileEntry, Prompt, describe_file, read_manifest
 from iccm_assets.registry.versions import resolve_path
 from iccm_assets.settings import Settings
 
@@ -66,11 +66,23 @@ def find_base_difference(conn: Connection, settings: Settings) -> BaseDifference
     except (ModelError, OSError):  # removed since, or never downloaded: only the names can be compared
         same = Path(name).name == Path(nearest.origin.partition("@")[0]).name
     if same:
-        return None
+        return _find_prompt_difference(Path(resolve_path(nearest.path)), settings)
     return BaseDifference(
         f"ICCM_BASE_MODEL is {name}, but production descends from {nearest.version} ({nearest.origin})",
         f"`iccm evaluate {name}` compares it with production and names its version, `iccm deploy VERSION`"
         " rolls that out; to keep production, set ICCM_BASE_MODEL to the model it descends from.",
+    )
+
+
+def _find_prompt_difference(base: Path, settings: Settings) -> BaseDifference | None:
+    """Compare a prompt that is set with the base's own, which all its descendants are trained with (L8)."""
+    own, configured = read_manifest(base).prompt or Prompt(), settings.prompt
+    if (configured.template or own.template, configured.system or own.system) == (own.template, own.system):
+        return None
+    return BaseDifference(
+        f"ICCM_PROMPT__TEMPLATE or ICCM_PROMPT__SYSTEM is not the prompt of production's base ({own.format})",
+        f"`iccm evaluate {settings.base_model}` compares the base with this prompt with production and names"
+        " its version, `iccm deploy VERSION` rolls that out; to keep production, unset the two.",
     )
 
 

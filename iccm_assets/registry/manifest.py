@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -32,11 +32,22 @@ class FileEntry(BaseModel):
     size: int
 
 
+class Prompt(BaseModel):
+    """How a source becomes the input of a model (L8): ``models/tokenization.py`` renders it."""
+
+    model_config = _STRICT
+
+    format: Literal["plain", "chat", "template"] = "plain"
+    system: str = ""
+    template: str = ""
+
+
 class Manifest(BaseModel):
     """Provenance and content of a model.
 
     ``kind`` is ``imported`` or ``fine-tuned``; ``config`` is the training configuration; ``code`` maps
-    package names to the versions that made the weights. Fields that an imported model lacks are null.
+    package names to the versions that made the weights. Fields that an imported model lacks are null. A
+    manifest without a prompt, as written before models had one, means the plain one.
     The parent is identified by digest: version names belong to one database, digests to all.
     """
 
@@ -52,12 +63,13 @@ class Manifest(BaseModel):
     threads: int | None = None
     device: str | None = None
     code: Mapping[str, str] = {}
+    prompt: Prompt | None = None
     format: int = FORMAT
 
     @property
     def digest(self) -> str:
         """The model's content address: sha256 over the canonical JSON of the whole manifest."""
-        return sha256_json(self.model_dump())
+        return sha256_json(self._values())
 
     @property
     def weights_digest(self) -> str:
@@ -73,8 +85,12 @@ class Manifest(BaseModel):
 
     def to_json(self) -> str:
         """The text of ``MANIFEST.json``."""
-        values = {**self.model_dump(), "digest": self.digest}
+        values = {**self._values(), "digest": self.digest}
         return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+    def _values(self) -> dict[str, Any]:
+        """The fields, without a prompt that is not there: the digests of older manifests still hold."""
+        return self.model_dump(exclude={"prompt"} if self.prompt is None else None)
 
 
 def sha256_json(value: Any) -> str:

@@ -30,7 +30,7 @@ from iccm_assets.registry.hub import (
     is_local_path,
     resolve,
 )
-from iccm_assets.registry.manifest import MANIFEST_FILE, Manifest, describe_files, verify
+from iccm_assets.registry.manifest import MANIFEST_FILE, Manifest, Prompt, describe_files, verify
 
 STAGING_LIFETIME_SECONDS = 24 * 3600.0
 # The weights of other frameworks, and code: never copied, never published.
@@ -117,11 +117,11 @@ class ModelStore:
             remove_tree(staging)  # the same model was published before, and was just verified
         return StoredModel(manifest.digest, target, manifest)
 
-    def import_model(self, path_or_hub_id: str) -> StoredModel:
+    def import_model(self, path_or_hub_id: str, prompt: Prompt | None = None) -> StoredModel:
         """Copy a model into the store, so that the first production version is verifiable, too.
 
-        A directory with a manifest is verified and keeps its digest. Raises ``ModelNotFoundError``,
-        ``CorruptCheckpointError``, ``ModelError``.
+        A directory with a manifest is verified, and keeps its digest and its prompt. Raises
+        ``ModelNotFoundError``, ``CorruptCheckpointError``, ``ModelError``.
         """
         source = resolve(path_or_hub_id)
         manifest = verify(source) if has_manifest(source) else None
@@ -134,7 +134,8 @@ class ModelStore:
         staging = self.create_staging(f"import{os.getpid()}", 1, 1)
         try:
             _copy_model(source, staging, manifest)
-            return self.publish(staging, manifest or Manifest(kind="imported", base=base, files={}))
+            imported = Manifest(kind="imported", base=base, files={}, prompt=prompt)
+            return self.publish(staging, manifest or imported)
         finally:
             remove_tree(staging)
 

@@ -32,8 +32,9 @@ class PlatformStatus:
     """State of the platform at ``now``.
 
     ``production`` and ``versions`` have the columns version, status, parent_version, created_at, deployed_at.
-    ``retrains`` are rows of ``phase4_training_runs``. ``days`` count the conversations of a UTC day that were
-    captured, scored, filtered, in the pool and rejected. Newest first. ``suites`` counts the test suites
+    ``retrains`` are rows of ``phase4_training_runs``; ``too_long`` counts the examples that exceeded a token
+    limit and were left out (L10), null without a candidate. ``days`` count the conversations of a UTC day
+    that were captured, scored, filtered, in the pool and rejected. Newest first. ``suites`` counts the suites
     measured in the last 7 days by kind of evidence, origin and status. ``rows`` is the size of each table.
     """
 
@@ -50,8 +51,10 @@ _VERSIONS = "select version, status, parent_version, created_at, deployed_at fro
 _PRODUCTION = f"{_VERSIONS} where status = 'production'"
 _NEWEST_VERSIONS = f"{_VERSIONS} order by created_at desc, version desc limit :limit"
 _RETRAINS = """
-    select id, trigger, status, attempt, "timestamp", candidate_version, improvement, notes
-    from iccm.phase4_training_runs order by id desc limit :limit
+    select r.id, trigger, r.status, attempt, "timestamp", candidate_version, improvement, r.notes,
+        (v.metrics -> 'training' -> 'counts' ->> 'too_long')::integer as too_long
+    from iccm.phase4_training_runs r left join iccm.model_versions v on v.version = r.candidate_version
+    order by r.id desc limit :limit
 """
 # The index on `timestamp` yields the days; each day then costs its own rows, not those of the table.
 _DAYS = """

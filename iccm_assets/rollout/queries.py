@@ -29,8 +29,9 @@ BATCH_END = text(
 )
 
 
-# `rejected` means a full queue or no model at all: no version was called. A request that the canary arm could
-# not serve is a `fallback`.
+# `rejected` means a full queue, no model at all, or what a model server refuses whatever the version is: its
+# rate limit, the gateway's key, a source that is too long. A request that the canary arm could not serve is
+# a `fallback`.
 COUNTS = text(
     """
     select assigned_arm as arm, count(*) as requests,

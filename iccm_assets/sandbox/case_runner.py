@@ -52,6 +52,7 @@ _SCALARS = (
     (bool, lambda value: '["b",1]' if value else '["b",0]'),
     (int, lambda value: '["i","' + f"{value:x}" + '"]'),
     (float, lambda value: '["f","' + value.hex() + '"]'),
+    (complex, lambda value: '["c",["' + value.real.hex() + '","' + value.imag.hex() + '"]]'),
     (str, lambda value: '["s",' + encode_basestring_ascii(value) + "]"),
     (bytes, lambda value: '["y","' + value.hex() + '"]'),
 )
@@ -92,11 +93,19 @@ class Encoder:
                 return self._encode_container(type(copy), copy, depth + 1)
         if _is_numpy(kind):  # as the Python value that it is equal to
             return self.encode(value.tolist(), depth + 1)
+        for function, name in given_functions:
+            if value is function:
+                return self._count('["P",' + encode_text(name) + "]")
+        return self._count(self._encode_object(kind, value, depth))
+
+    def _encode_object(self, kind: type, value: Any, depth: int) -> str:
         own_equality = _has_own_equality(kind)
-        described = "" if own_equality else self._describe(kind, value, depth)
-        if described:
-            return self._count(described)
-        return self._count('["u",' + encode_text(_class_name(kind)) + (",1]" if own_equality else ",0]"))
+        described = self._describe(kind, value, depth)
+        if described and own_equality and described.startswith('["D"'):
+            # By attributes only if they are all there is to it: no number, no metaclass of its own.
+            is_plain = _is_plain_class(kind) and not described.endswith(",[]]")
+            described = '["Q"' + described[4:] if is_plain else ""
+        return described or '["u",' + encode_text(_class_name(kind)) + (",1]" if own_equality else ",0]")
 
     def _encode_iterator(self, value: Any, depth: int) -> str:
         items: list[str] = []
@@ -188,6 +197,13 @@ def _has_own_equality(kind: type) -> bool:
         and not (type(method) is FunctionType and method.__code__.co_filename.startswith(STANDARD_FILES))
         for method in methods
     )
+
+
+def _is_plain_class(kind: type) -> bool:
+    """Whether a class and all its bases but `object` are the implementation's own, made by `type`."""
+    classes = type.__dict__["__mro__"].__get__(kind)[:-1]
+    own = [_class_dict(owner).get("__module__") in own_modules for owner in classes]
+    return type(kind) is type and all(own)
 
 
 def _class_dict(kind: type) -> Any:
@@ -287,6 +303,8 @@ def make_objects(value: Any, module: ModuleType) -> Any:
     if kind is dict:
         if ... in value:
             name, args, kwargs, attributes = value[...]
+            if name == "$function":
+                return _find_function(args[0])
             made = [make_objects(item, module) for item in args]
             kind = SimpleNamespace if name == "SimpleNamespace" else lookup(module, name)
             instance = kind(*made, **make_objects(kwargs, module))
@@ -299,6 +317,19 @@ def make_objects(value: Any, module: ModuleType) -> Any:
     if kind is tuple:
         return tuple([make_objects(item, module) for item in value])
     return value
+
+
+given_functions: list[tuple[Any, str]] = []  # that arguments are, and their names
+
+
+def _find_function(name: str) -> Any:
+    """Find a function of Python itself, such as ``abs``, ``str.upper`` or ``operator.add``."""
+    first, _, rest = name.partition(".")
+    is_module = first in ("math", "operator")
+    function = lookup(__import__(first), rest) if is_module else lookup(sys.modules["builtins"], name)
+    if (function, name) not in given_functions:
+        given_functions.append((function, name))
+    return function
 
 
 def lookup(owner: Any, name: str) -> Any:

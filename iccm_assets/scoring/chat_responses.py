@@ -151,6 +151,30 @@ def is_out_of_credit(body: bytes) -> bool:
     return any(_OUT_OF_CREDIT.search(str(error.get(name)).lower()) for name in ("code", "type", "status"))
 
 
+def describe_error_body(body: bytes) -> str:
+    """Return the code and the message of an error response in a known shape, else its text."""
+    text = body.decode("utf-8", "replace")
+    try:
+        response: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        return text
+    error = (response.get("error") or response) if isinstance(response, Mapping) else response
+    if not isinstance(error, Mapping):
+        return error if isinstance(error, str) else text
+    if error.get("message") is None:
+        detail = error.get("detail")
+        return detail if isinstance(detail, str) else text
+    return f"{error.get('code') or error.get('type') or 'error'}: {error['message']}"
+
+
+def classify_finish_reason(reason: object) -> str:
+    """Return how a model stopped: `ended`, `cut`, `filtered`, `tool calls`, `failed`; empty if not known."""
+    word = str(reason or "").strip().lower()
+    if _ENDED.fullmatch(word):
+        return "ended"
+    return next((kind for kind, pattern in _UNFINISHED if pattern.search(word)), "")
+
+
 def _check_finish_reason(choice: Mapping[str, Any]) -> bool:
     """Return whether the model stopped on its own, False if the server does not say.
 
@@ -160,10 +184,9 @@ def _check_finish_reason(choice: Mapping[str, Any]) -> bool:
     reason, error = choice.get("finish_reason") or choice.get("native_finish_reason"), choice.get("error")
     if isinstance(error, Mapping) and error:
         raise InvalidResponse(f"the model failed: {_describe(error)}")
-    word = str(reason or "").strip().lower()
-    if _ENDED.fullmatch(word):
+    kind = classify_finish_reason(reason)
+    if kind == "ended":
         return True
-    kind = next((kind for kind, pattern in _UNFINISHED if pattern.search(word)), "")
     if kind == "failed":
         raise InvalidResponse(f"the model failed: finish_reason {reason!r}")
     if kind:

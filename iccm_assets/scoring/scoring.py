@@ -22,19 +22,27 @@ from iccm_assets.settings import Settings
 from iccm_assets.suites.suite_runner import JudgeResult, bind_environment, run_suites
 from iccm_assets.suites.test_suites import Suite
 
+# An answer that stopped at the token limit is not a good one, however much of it can be rebuilt (L10).
+LENGTH_STOPPED = "the answer stopped at the token limit"
+BLANK = "the text is blank"
+# An answer to a part of a source says nothing about the model (L10).
+SOURCE_TRUNCATED = "the model did not read the end of the source"
+
 
 @dataclass(frozen=True)
 class ScoringTask:
     """A requirements text to score with a suite; only the signatures of the source are used.
 
     ``cached_answers`` holds earlier answers by member name: they are judged, and those members get no
-    request. The suite runs in the environment of the source, if it is not bound to one (J5).
+    request. The suite runs in the environment of the source, if it is not bound to one (J5). A text with a
+    ``rejection``, its reason, scores 0, and no member is called for it.
     """
 
     requirements: str
     suite: Suite
     source_code: str | None = None
     cached_answers: Mapping[str, Reconstruction] = field(default_factory=dict)
+    rejection: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,8 +112,11 @@ def score_texts(tasks: Iterable[ScoringTask], orchestra: Orchestra, settings: Se
             task, shape = _bind(unbound, settings)
             requested.append(task)
             answers = task.cached_answers
-            if is_blank(task.requirements):
-                answers = {member.name: _blank_answer(member.name) for member in orchestra.members}
+            if rejection := task.rejection or (BLANK if is_blank(task.requirements) else ""):
+                answers = {
+                    member.name: Reconstruction(member.name, "unreadable", detail=rejection)
+                    for member in orchestra.members
+                }
             yield ReconstructionRequest(task.requirements, answers, shape)
 
     def implementations() -> Generator[tuple[str, Suite], None, None]:
@@ -133,10 +144,6 @@ def _bind(task: ScoringTask, settings: Settings) -> tuple[ScoringTask, ProgramSh
     except (MissingPackageError, SandboxUnavailableError):  # which the verdicts will say
         return task, ProgramShape((), paths)
     return replace(task, suite=suite), ProgramShape(environment.packages if environment else (), paths)
-
-
-def _blank_answer(name: str) -> Reconstruction:
-    return Reconstruction(name, "unreadable", detail="the text is blank")
 
 
 def _has_code(answer: Reconstruction) -> bool:

@@ -24,7 +24,14 @@ from iccm_assets.errors import MissingPackageError, SandboxUnavailableError, Tes
 from iccm_assets.scoring.orchestra import Orchestra
 from iccm_assets.scoring.reconstruction import Reconstruction
 from iccm_assets.scoring.sandbox_alert import alert_sandbox_missing
-from iccm_assets.scoring.scoring import ReconstructionScore, Score, ScoringTask, score_texts
+from iccm_assets.scoring.scoring import (
+    LENGTH_STOPPED,
+    SOURCE_TRUNCATED,
+    ReconstructionScore,
+    Score,
+    ScoringTask,
+    score_texts,
+)
 from iccm_assets.scoring.scoring_queue import RowClaims, claim_rows, unscored_requirements
 from iccm_assets.scoring.stored_scores import (
     ANSWERED,
@@ -53,7 +60,8 @@ class ScoringReport:
     (``invalid_suites``) are not among them. ``selected_rows`` includes rows that another scorer claimed or
     that the time did not suffice for. ``reused`` rows got the score that the same text of the same session
     already had. ``unusable_suites`` counts the inconclusive rows whose suite is no evidence, by its status:
-    weak, mismatch, none, no_source (nothing to measure it on), unmeasured (no sandbox).
+    weak, mismatch, none, no_source (nothing to measure it on), unmeasured (no sandbox), truncated (the model
+    did not read the whole source).
     """
 
     scored: int = 0
@@ -263,12 +271,13 @@ def _group(
         score = reusable.get(row.id)
         planned = _plan(row, cached, settings)
         environment = planned.task.suite.environment if planned.task else ""
-        if score and score.suite.get("environment", "") == environment:
+        is_cut = row.finish_reason not in (None, "stop")
+        if score and not is_cut and score.suite.get("environment", "") == environment:
             report = replace(_report(score), answers=Counter(), reused=1)
             groups[row.id, "reused"] = _Group([row], None, score=score, report=report)
             continue
         suite = json.dumps(row.test_suite, sort_keys=True)
-        key = (row.id,) if cached else (row.text, suite, row.test_suite_origin, row.source_sha256)
+        key = (row.id,) if cached or is_cut else (row.text, suite, row.test_suite_origin, row.source_sha256)
         if key in groups:
             groups[key].rows.append(row)
         else:
@@ -277,12 +286,19 @@ def _group(
 
 
 def _plan(row: Any, cached: Mapping[str, Reconstruction], settings: Settings) -> _Group:
-    """Return the task of a row, or an inconclusive score if its suite is invalid or its source is unknown."""
+    """Return the task of a row, or an inconclusive score.
+
+    Inconclusive is a row whose suite is invalid, whose source is unknown or was not read to its end.
+    """
     try:
         suite = parse_suite(row.test_suite)
     except TestSuiteError as error:
         score = Score(None, None, None, (), str(error), {"suite": "invalid"})
         return _Group([row], None, score=score, report=ScoringReport(invalid_suites=1))
+    if row.finish_reason == "truncated":
+        score = Score(None, None, None, (), SOURCE_TRUNCATED, {"answer": "truncated"})
+        report = ScoringReport(inconclusive=1, unusable_suites=Counter(truncated=1))
+        return _Group([row], None, score=score, report=report)
     source = find_source(row.content, row.metadata, row.source_sha256)
     if source is None:
         reason = "the source of this text is unknown: its test suite cannot be measured"
@@ -294,4 +310,5 @@ def _plan(row: Any, cached: Mapping[str, Reconstruction], settings: Settings) ->
     origin = row.test_suite_origin or "attached"
     key = SuiteKey(row.source_sha256, suite.digest, origin, suite.environment or "")
     request = MeasurementRequest(row.id, key, source, suite, row.test_suite)
-    return _Group([row], ScoringTask(row.text, suite, source, cached), request)
+    rejection = LENGTH_STOPPED if row.finish_reason == "length" else ""
+    return _Group([row], ScoringTask(row.text, suite, source, cached, rejection), request)

@@ -62,7 +62,7 @@ def unscored_live_responses() -> sa.Select[Any]:
     Only the first such answer of a session counts as evidence, so first answers precede later ones; among
     them, sessions of the live rollout come first, then the oldest.
     """
-    r, q, o = t.requirements, t.requests, t.rollouts
+    r, q, o = t.requirements, t.requests, t.rollouts  # `_unscored` joins the requests
     earlier = r.alias("earlier")
     follows_another = sa.exists().where(
         earlier.c.session_id == r.c.session_id,
@@ -73,8 +73,7 @@ def unscored_live_responses() -> sa.Select[Any]:
     live = sa.select(o.c.id).where(o.c.state.in_(t.LIVE_STATES)).scalar_subquery()
     return (
         _unscored(_RETRY)
-        .join(q, q.c.request_id == r.c.request_id)
-        .where(r.c.kind == "model")
+        .where(r.c.kind == "model", q.c.request_id.is_not(None))
         .order_by(follows_another, sa.func.coalesce(q.c.rollout_id == live, sa.false()).desc(), r.c.id)
     )
 
@@ -87,8 +86,8 @@ def count_rows(engine: sa.Engine, query: sa.Select[Any]) -> int:
 
 
 def _unscored(retry: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    """Select unscored rows; by an outer join, because an answer without a stored conversation counts, too."""
-    r, c = t.requirements, t.conversations
+    """Select unscored rows; by outer joins: an answer without a stored conversation counts, too."""
+    r, c, q = t.requirements, t.conversations, t.requests
     return (
         sa.select(
             row_version(),
@@ -102,8 +101,10 @@ def _unscored(retry: sa.ColumnElement[bool]) -> sa.Select[Any]:
             r.c.evidence,
             c.c.content,
             c.c.metadata,
+            q.c.finish_reason,
         )
         .outerjoin(c, c.c.id == r.c.conversation_id)
+        .outerjoin(q, q.c.request_id == r.c.request_id)
         .where(r.c.test_pass_rate.is_(None), r.c.test_suite.is_not(None), c.c.erased_at.is_(None))
         .where(sa.or_(r.c.scored_at.is_(None), retry))
     )

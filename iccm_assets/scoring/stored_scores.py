@@ -46,8 +46,10 @@ _REUSABLE = sa.text(
     select distinct on (p.id) p.id as pending, s.id, s.test_pass_rate, s.implementation_variance,
         s.api_compatibility, s.evidence
     from iccm.requirements p join iccm.requirements s using (session_id, text)
+        left join iccm.requests q on q.request_id = s.request_id
     where p.id = any(:ids) and s.id <> p.id and s.test_pass_rate is not null
         and s.orchestra = :orchestra and s.judge_version = :judge
+        and coalesce(q.finish_reason, 'stop') = 'stop'
         and s.source_sha256 is not distinct from p.source_sha256 and s.test_suite::text = p.test_suite::text
         and s.test_suite_origin is not distinct from p.test_suite_origin
     order by p.id, s.id

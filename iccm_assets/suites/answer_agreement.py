@@ -55,6 +55,8 @@ def agree(left: Any, right: Any) -> bool:
         return bool(left == right)
     if left[0] == right[0] == "r" and len(left) == len(right) == 4:
         return bool(left[1] == right[1])
+    if left[0] == right[0] == "c" and len(left) == len(right) == 2:
+        return all(agree(["f", part], ["f", other]) for part, other in zip(left[1], right[1], strict=True))
     if left[0] == right[0] == "f" and len(left) == len(right) == 2:
         numbers = float.fromhex(left[1]), float.fromhex(right[1])
         return left == right or abs(numbers[0] - numbers[1]) <= 1e-9 * max(map(abs, numbers))

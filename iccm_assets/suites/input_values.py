@@ -7,13 +7,25 @@ strategies are not, since they mix in constants of whatever modules the process 
 from __future__ import annotations
 
 import ast
+import copy
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any, ClassVar
 
-from iccm_assets.suites.value_types import BOOL, FLOAT, INT, MAX_DEPTH, TEXT, ValueType
+from iccm_assets.suites.suite_values import FUNCTION, new_object
+from iccm_assets.suites.value_types import (
+    ANY,
+    BOOL,
+    FLOAT,
+    FUNCTIONS,
+    INT,
+    MAX_DEPTH,
+    TEXT,
+    ValueType,
+    list_functions,
+)
 
 MAX_CONSTANTS = 200
 MAX_MUTATION_DEPTH = 5
@@ -25,6 +37,7 @@ MANY_TEXTS = 3  # constants: what is compared with them is often one of them
 WORDS = ("ab", "hello world", "level", "a1b2", "Apple,Bob;cat")
 PARTNERS = {"(": ")", "[": "]", "{": "}", "<": ">", ")": "(", "]": "[", "}": "{", ">": "<"}
 SCALES = ((-3, 20), (-2, 3), (0, 5), (-3, 12), (0, 100))
+MIXED = (INT, TEXT, ValueType("list", (INT,)))  # elements of a list of anything
 LETTERS = "abcxyzAB09 _-.,é"
 
 
@@ -84,6 +97,11 @@ class ValueFactory:
 
     def relate(self, args: list[Any]) -> list[Any]:
         """Let some arguments be parts of others: an element, a key, an index, a part of a text."""
+        if len(args) > 1 and self.rng.random() < 0.08:  # the same twice
+            first, other = self.rng.sample(range(len(args)), 2)
+            if type(args[first]) is type(args[other]):
+                args[other] = copy.deepcopy(args[first])
+                return args
         owners = [value for value in args if isinstance(value, list | tuple | dict | str) and value]
         if not owners or len(args) < 2 or self.rng.random() < 0.5:
             return args
@@ -171,7 +189,8 @@ class ValueFactory:
     def _draw_items(self, kind: ValueType, depth: int) -> list[Any]:
         element = kind.parts[0]
         size = self.rng.choice((0, 1, 2, 3, 3, 4, 5, 6)) if depth < MAX_DEPTH else 0
-        items = [self.draw(element, depth + 1) for _ in range(size)]
+        is_mixed = element == ANY and self.rng.random() < 0.2
+        items = [self.draw(self.rng.choice(MIXED) if is_mixed else element, depth + 1) for _ in range(size)]
         roll = self.rng.random()
         if items and roll < 0.25:
             items[self.rng.randrange(len(items))] = self.rng.choice(items)  # a repetition
@@ -225,6 +244,14 @@ class ValueFactory:
         make = self.objects.get(str(kind.values[0]))
         return make(depth) if make and depth <= MAX_DEPTH else None
 
+    def _draw_complex(self, kind: ValueType, depth: int) -> complex:
+        return complex(self._draw_float(FLOAT, depth), self._draw_float(FLOAT, depth))
+
+    def _draw_function(self, kind: ValueType, depth: int) -> Any:
+        if len(kind.values) < 2:  # in a container, where nothing says which
+            kind = self.rng.choice(list_functions(int(str(kind.values[0])) if kind.values else None))
+        return new_object(FUNCTION, [self.rng.choice(FUNCTIONS[kind.values])])
+
     _DRAWS: ClassVar[dict[str, Any]] = {
         "any": _draw_any,
         "int": _draw_int,
@@ -233,7 +260,8 @@ class ValueFactory:
         "bool": lambda self, kind, depth: self.rng.random() < 0.5,
         "bytes": lambda self, kind, depth: self._draw_text(kind, depth).encode(),
         "none": lambda self, kind, depth: None,
-        "callable": lambda self, kind, depth: None,
+        "callable": _draw_function,
+        "complex": _draw_complex,
         "list": _draw_list,
         "sequence": lambda self, kind, depth: tuple(self._draw_items(kind, depth)),
         "tuple": lambda self, kind, depth: tuple(self.draw(part, depth + 1) for part in kind.parts),
@@ -272,6 +300,9 @@ class ValueFactory:
         )  # fmt: skip
 
     def _change_list(self, value: list[Any], depth: int) -> list[Any]:
+        if value and self.rng.random() < 0.35:  # one part, so that what is right of the others stays
+            place = self.rng.randrange(len(value))
+            return [*value[:place], self.mutate(value[place], depth + 1), *value[place + 1 :]]
         items = [self.mutate(item, depth + 1) for item in value]
         roll = self.rng.random()
         if roll < 0.2 and items:
@@ -288,6 +319,9 @@ class ValueFactory:
     def _change_dict(self, value: dict[Any, Any], depth: int) -> dict[Any, Any]:
         if ... in value:
             name, args, kwargs, attributes = value[...]
+            if name == FUNCTION:
+                same = [names for names in FUNCTIONS.values() if args[0] in names]
+                return new_object(FUNCTION, [self.rng.choice(same[0])])
             changed = {key: self.mutate(attributes[key], depth + 1) for key in attributes}
             return {...: (name, [self.mutate(item, depth + 1) for item in args], kwargs, changed)}
         items = {key: self.mutate(item, depth + 1) for key, item in value.items()}
@@ -302,6 +336,9 @@ class ValueFactory:
         bool: lambda self, value, depth: not value,
         int: _change_int,
         float: _change_float,
+        complex: lambda self, value, depth: self.rng.choice(
+            (value.conjugate(), -value, value + 1, value * 1j)
+        ),
         str: _change_text,
         bytes: lambda self, value, depth: self.rng.choice((b"", value[1:], value + b"x", value[::-1])),
         list: _change_list,

@@ -32,13 +32,14 @@ from iccm_assets.suites.type_guesses import (
     MAX_TRIALS,
     Types,
     choose_types,
+    find_called,
     find_checked,
     find_compared,
     find_used_methods,
     guess_by_name,
     guess_type,
 )
-from iccm_assets.suites.value_types import INT, ValueType, is_open
+from iccm_assets.suites.value_types import INT, NONE, ValueType, is_open, list_functions
 
 Plan = tuple[Any, ...]
 Site = tuple[str, str]  # a function or class, and a method or ''
@@ -49,6 +50,7 @@ ROUND_SIZE, ROUNDS = 150, 3
 MAX_STEPS, MAX_PREPARATION = 7, 4
 NODE_TYPE = "SimpleNamespace"
 MAX_CHAIN, MAX_TREE_DEPTH = 5, 3  # of linked objects
+EMPTY_SHARE = 0.08  # of lists and trees
 MAX_CLASSES = 3  # whose objects are tried where no type is known
 
 
@@ -84,6 +86,7 @@ class InputSearch:
         self.rng = Random(hashlib.sha256(seed.encode() + source.data).hexdigest())
         self.values = ValueFactory(self.rng, [source.tree])
         self.used = find_used_methods(source.tree)
+        self.called = find_called(source.tree)
         self.compared = find_compared(source.tree)
         self.checked, self.suggested = find_checked(source.tree)
         # Then also other types than the likely ones are meant.
@@ -116,6 +119,8 @@ class InputSearch:
         def make(depth: int) -> Any:
             if target.member_values:
                 return new_object(target.name, [self.rng.choice(target.member_values)])
+            if target.links and depth == 0 and self.rng.random() < EMPTY_SHARE:
+                return None
             if len(target.links) == 2 and self.rng.random() < 0.5:
                 return self._make_search_tree(target, sorted(self.rng.sample(range(-5, 30), 5)))
             chance, limit = (0.8, MAX_CHAIN) if len(target.links) == 1 else (0.6, MAX_TREE_DEPTH)
@@ -355,9 +360,6 @@ class InputSearch:
         """List combinations of types to try, the most likely first."""
         knowledge = self.sites[site]
         options = [self._list_options(site, index) for index in range(len(knowledge.parameters))]
-        described = zip(knowledge.parameters, options, strict=True)
-        if any(item.is_required and kinds[0].kind == "callable" for item, kinds in described):
-            return []
         unknown = sum(len(kinds) > 1 for kinds in options)
         if unknown <= 1:
             return list(itertools.product(*options))[:MAX_COMBINATIONS]
@@ -377,6 +379,9 @@ class InputSearch:
 
     def _list_options(self, site: Site, index: int) -> list[ValueType]:
         parameter = self.sites[site].parameters[index]
+        if parameter.type.kind == "callable":
+            known_count = parameter.type.values or (self.called.get(parameter.name),)
+            return list_functions(known_count[0])
         if not is_open(parameter.type):
             return [parameter.type]
         written = [guess_type(args[index]) for args, _ in self.sites[site].calls if index < len(args)]
@@ -396,12 +401,13 @@ class InputSearch:
                 [
                     *written,
                     *linked,
+                    *(list_functions(self.called[parameter.name]) if parameter.name in self.called else ()),
                     *self.compared.get(parameter.name, ()),
                     *self.checked.get(parameter.name, ()),
                     *by_method,
                     *named,
                     *self.suggested.get(parameter.name, ()),
-                    *COMMON_TYPES,
+                    *(kind for kind in COMMON_TYPES if not linked or kind != NONE),  # it is drawn, then
                     *objects[:MAX_CLASSES],
                 ]
             )

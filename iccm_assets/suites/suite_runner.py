@@ -30,7 +30,7 @@ from iccm_assets.suites.suspicions import find_suspicious_behavior
 from iccm_assets.suites.test_suites import Suite
 
 # Raise it when a suite may give the same implementation another verdict: baselines are then measured again.
-JUDGE_VERSION = "4"
+JUDGE_VERSION = "5"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 A value has three forms:
 
 - **written**, in a suite: JSON, plus ``{"$tuple": […]}``, ``{"$set": […]}``, ``{"$frozenset": […]}``,
-  ``{"$dict": [[k, v]…]}``, ``{"$bytes": "base64"}`` and ``{"$float": "nan"}``; among arguments
+  ``{"$dict": [[k, v]…]}``, ``{"$bytes": "base64"}``, ``{"$float": "nan"}``, ``{"$complex": [0, 1]}`` and
+  ``{"$function": "operator.add"}``; among arguments
   ``{"$new": ["Point", [1, 2]]}``, an object of the implementation's own class; as expectations
   ``{"$object": ["Point", {"x": 1}]}`` (a dataclass by its fields), ``{"$enum": ["Color", "RED"]}``,
   ``{"$iterator": […]}``, and ``{"$stream": […]}``, the first items of one that does not end soon;
@@ -26,9 +27,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from iccm_assets.suites.value_types import FUNCTIONS
+
 EncodedValue = list[Any]
 
 MAX_DEPTH = 100
+FUNCTION = "$function"  # in place of a class name: a function of Python itself
+FUNCTION_NAMES = frozenset(name for names in FUNCTIONS.values() for name in names)
 MAX_HASHED_ELEMENTS = 10_000  # elements of one set or dict: bounds what crafted hash collisions can cost
 
 
@@ -104,6 +109,22 @@ def _decode_float(content: Any, depth: int) -> float:
     raise InvalidValueError('$float takes a number as text, such as "nan", "inf", "-inf" or "1e300"')
 
 
+def _decode_complex(content: Any, depth: int) -> complex:
+    parts = [decode(part, depth) for part in content] if isinstance(content, list) else []
+    if len(parts) != 2 or not all(type(part) in (int, float) for part in parts):
+        raise InvalidValueError("$complex takes [real part, imaginary part]")
+    try:
+        return complex(*parts)
+    except OverflowError:
+        raise InvalidValueError("$complex: a part is too large") from None
+
+
+def _decode_function(content: Any, depth: int) -> dict[Any, Any]:
+    if not isinstance(content, str) or content not in FUNCTION_NAMES:
+        raise InvalidValueError(f"$function takes one of {', '.join(sorted(FUNCTION_NAMES))}")
+    return new_object(FUNCTION, [content])
+
+
 def new_object(
     name: str,
     args: list[Any],
@@ -168,6 +189,8 @@ _TAGS: dict[str, Callable[[Any, int], Any]] = {
     **{tag: partial(_decode_collection, tag) for tag in _COLLECTIONS},
     "$bytes": _decode_bytes,
     "$float": _decode_float,
+    "$complex": _decode_complex,
+    FUNCTION: _decode_function,
     "$new": _decode_new,
     "$object": _decode_object_value,
     "$enum": _decode_enum,
@@ -182,6 +205,7 @@ _SCALARS: dict[type, tuple[str, Callable[[Any], Any]]] = {
     bool: ("b", int),
     int: ("i", lambda number: format(number, "x")),
     float: ("f", float.hex),
+    complex: ("c", lambda number: [number.real.hex(), number.imag.hex()]),
     str: ("s", str),
     bytes: ("y", bytes.hex),
 }
@@ -200,6 +224,8 @@ def encode(value: Any) -> EncodedValue:
         return [tag, encode_scalar(value)]
     if kind in _SEQUENCES:
         return [_SEQUENCES[kind], [encode(item) for item in value]]
+    if kind is dict and ... in value and value[...][0] == FUNCTION:
+        return ["P", *value[...][1]]
     if kind is dict and ... not in value:
         return ["d", [[encode(key), encode(item)] for key, item in value.items()]]
     raise InvalidValueError(f"{'$new' if kind is dict else kind.__name__} has no encoded form")
@@ -227,15 +253,16 @@ def write_encoded(node: EncodedValue, digits: int = 17) -> Any:
         )
         return dict(pairs) if simple else {"$dict": pairs}
     if kind == "f":
-        number = float.fromhex(content)
-        rounded = float(f"{number:.{digits}g}") if math.isfinite(number) else number
-        # PostgreSQL writes a large number without a point: it would come back as an integer.
-        return rounded if abs(rounded) < 1e15 else {"$float": repr(rounded)}
+        return _write_float(content, digits)
+    if kind == "c":
+        return {"$complex": [_write_float(part, digits) for part in content]}
+    if kind == "P" and content in FUNCTION_NAMES:
+        return {FUNCTION: content}
     if kind == "y":
         return {"$bytes": base64.b64encode(bytes.fromhex(content)).decode()}
     if kind in "gG":
         return {"$iterator" if kind == "g" else "$stream": [write_encoded(item, digits) for item in content]}
-    if kind == "D":
+    if kind in "DQ":
         return {"$object": [node[1], {name: write_encoded(item, digits) for name, item in content}]}
     if kind == "E":
         return {"$enum": node[1:]}
@@ -244,10 +271,19 @@ def write_encoded(node: EncodedValue, digits: int = 17) -> Any:
     raise InvalidValueError("an object of a class has no written form")
 
 
+def _write_float(content: str, digits: int) -> Any:
+    number = float.fromhex(content)
+    rounded = float(f"{number:.{digits}g}") if math.isfinite(number) else number
+    # PostgreSQL writes a large number without a point: it would come back as an integer.
+    return rounded if abs(rounded) < 1e15 else {"$float": repr(rounded)}
+
+
 def write_argument(value: Any) -> Any:
     """Write what a call is given, objects of the implementation's own classes included."""
     if isinstance(value, dict) and ... in value:
         name, args, *named = value[...]
+        if name == FUNCTION:
+            return {FUNCTION: args[0]}
         written = [{key: write_argument(part[key]) for key in part} for part in named]
         while written and not written[-1]:
             written.pop()
@@ -314,6 +350,8 @@ _CHECKS: dict[str, Callable[[list[Any], int], None]] = {
     "b": lambda rest, depth: _require(rest in ([0], [1])),
     "i": lambda rest, depth: _require(len(rest) == 1 and int(rest[0], 16) is not None),
     "f": lambda rest, depth: _require(float.fromhex(*rest) is not None),
+    "c": lambda rest, depth: _require(len(rest) == 1 and len([float.fromhex(part) for part in rest[0]]) == 2),
+    "P": lambda rest, depth: _require(len(rest) == 1 and isinstance(rest[0], str)),
     "s": lambda rest, depth: _require(len(rest) == 1 and isinstance(rest[0], str)),
     "y": lambda rest, depth: _require(bytes.fromhex(*rest) is not None),
     "l": _check_items,
@@ -324,6 +362,7 @@ _CHECKS: dict[str, Callable[[list[Any], int], None]] = {
     "g": _check_items,
     "G": _check_items,
     "D": lambda rest, depth: _check_fields(rest, depth),
+    "Q": lambda rest, depth: _check_fields(rest, depth),  # a "D" whose class redefines equality
     "E": lambda rest, depth: _require(len(rest) == 2 and all(isinstance(part, str) for part in rest)),
     # A type without an encoded form: its name, and whether it redefines equality.
     "u": lambda rest, depth: _require(len(rest) == 2 and isinstance(rest[0], str) and rest[1] in (0, 1)),
@@ -333,18 +372,21 @@ _CHECKS: dict[str, Callable[[list[Any], int], None]] = {
 def canonical_form(node: EncodedValue) -> str:
     """Return a string that is equal for equal values, in any order of their sets and dicts."""
     kind, content = node[0], node[-1]
-    if kind == "f":
-        number = float.fromhex(content)
-        return f"f{'nan' if math.isnan(number) else (number + 0.0).hex()}"
+    if kind in "fc":
+        parts = [float.fromhex(part) for part in ([content] if kind == "f" else content)]
+        return f"{kind}" + ",".join("nan" if math.isnan(part) else (part + 0.0).hex() for part in parts)
     if kind == "i":
         return f"i{int(content, 16):x}"
     if kind == "d":
         items = [f"{canonical_form(key)}:{canonical_form(value)}" for key, value in content]
-    elif kind == "D":
-        items = [
-            json.dumps(node[1]),
-            *(f"{json.dumps(name)}:{canonical_form(item)}" for name, item in content),
-        ]
+    elif kind in "DQ":
+        kind, items = (
+            "D",
+            [
+                json.dumps(node[1]),
+                *(f"{json.dumps(name)}:{canonical_form(item)}" for name, item in content),
+            ],
+        )
     elif kind in "gG" or kind in "ltSF":
         items = [canonical_form(item) for item in content]
     else:

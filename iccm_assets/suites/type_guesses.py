@@ -6,7 +6,8 @@ import ast
 from typing import Any
 
 from iccm_assets.suites.source_edits import walk
-from iccm_assets.suites.value_types import ANY, BOOL, FLOAT, INT, NONE, TEXT, ValueType
+from iccm_assets.suites.suite_values import FUNCTION
+from iccm_assets.suites.value_types import ANY, BOOL, COMPLEX, FLOAT, FUNCTIONS, INT, NONE, TEXT, ValueType
 
 Types = tuple[ValueType, ...]
 
@@ -55,11 +56,13 @@ LINKED_NAMES = frozenset(
     {"head", "root", "node", "tree", "l", "list", "t", "p", "q", "head_a", "head_b", "h"}
 )
 _CHECKED = {"list": _LIST, "str": TEXT, "int": INT, "float": FLOAT, "dict": _DICT, "set": _SET, "bool": BOOL}
+_CALLERS = {"map": 0, "filter": 1, "reduce": 2, "takewhile": 1, "dropwhile": 1, "starmap": 2, "cmp_to_key": 2}
 BY_METHOD = {
     **dict.fromkeys(("lower", "upper", "split", "strip", "startswith", "isdigit", "isalpha"), (TEXT,)),
     **dict.fromkeys(("replace", "join", "encode", "isupper", "endswith", "title", "isalnum"), (TEXT,)),
     **dict.fromkeys(("append", "sort", "extend", "reverse", "insert"), (_LIST, _MATRIX)),
     **dict.fromkeys(("items", "keys", "values", "get", "setdefault"), (_DICT, _GRAPH)),
+    **dict.fromkeys(("real", "imag", "conjugate"), (COMPLEX,)),
     **dict.fromkeys(("union", "intersection", "issubset", "add"), (ValueType("set", (INT,)),)),
 }  # fmt: skip
 
@@ -140,6 +143,24 @@ def find_checked(tree: ast.AST) -> tuple[dict[str, list[ValueType]], dict[str, l
     return checked, used
 
 
+def find_called(tree: ast.AST) -> dict[str, int]:
+    """Find how many arguments names are called with, also by ``map``, ``filter``, ``reduce`` or as a key."""
+    called: dict[str, int] = {}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        is_plain = not isinstance(node.func, ast.Attribute) or getattr(node.func.value, "id", "") == "self"
+        if is_plain and not any(isinstance(part, ast.Starred) for part in node.args):
+            called[name] = len(node.args) + len(node.keywords)
+        if name in _CALLERS and node.args and isinstance(node.args[0], ast.Name):
+            called.setdefault(node.args[0].id, _CALLERS[name] or len(node.args) - 1)
+        for keyword in node.keywords:
+            if keyword.arg == "key" and isinstance(keyword.value, ast.Name):
+                called.setdefault(keyword.value.id, 1)
+    return called
+
+
 def guess_type(value: Any) -> ValueType:
     """Return the type that a written value has."""
     if isinstance(value, list | set | frozenset) and value:
@@ -151,7 +172,14 @@ def guess_type(value: Any) -> ValueType:
     if isinstance(value, dict) and value and ... not in value:
         key, item = next(iter(value.items()))
         return ValueType("dict", (guess_type(key), guess_type(item)))
+    if isinstance(value, dict) and ... in value:
+        name, args = value[...][:2]
+        functions = [key for key, names in FUNCTIONS.items() if name == FUNCTION and args[0] in names]
+        return (
+            ValueType("callable", values=functions[0]) if functions else ValueType("object", values=(name,))
+        )
     known: dict[type, ValueType] = {int: INT, float: FLOAT, str: TEXT, bool: BOOL, type(None): NONE}
+    known[complex] = COMPLEX
     known |= {list: _LIST, dict: _DICT, set: _SET, tuple: ValueType("sequence", (INT,))}
     return known.get(type(value), ANY)
 

@@ -20,13 +20,13 @@ def diff(expected: EncodedValue, actual: EncodedValue, where: str = "") -> str:
     relative 1e-9, and nan is nan. Order counts in lists and tuples only.
     """
     prefix = f"at {where}: " if where else ""
+    if expected[0] in "DQ" and actual[0] in "DQ":  # however the class compares: by attributes
+        return _object_difference(expected, actual, where, prefix)
     if expected[0] == actual[0]:
         if expected[0] in "ltgG":
             return _sequence_difference(expected, actual, where, prefix)
         if expected[0] == "d":
             return _dict_difference(expected, actual, where, prefix)
-        if expected[0] == "D":
-            return _object_difference(expected, actual, where, prefix)
         if expected[0] == "E" and expected != actual:
             return f"{prefix}expected {format_value(expected)}, got {format_value(actual)}"
         if _same_value(expected[0], *expected[1:2], *actual[1:2]):
@@ -40,6 +40,8 @@ def _same_value(kind: str, expected: Any = None, actual: Any = None) -> bool:
         return _same_elements(expected, actual)
     if kind == "f":
         return _same_float(float.fromhex(expected), float.fromhex(actual))
+    if kind == "c":
+        return _same_complex(*([float.fromhex(part) for part in side] for side in (expected, actual)))
     if kind == "i":
         return int(expected, 16) == int(actual, 16)
     return kind != "u" and bool(expected == actual)
@@ -48,6 +50,15 @@ def _same_value(kind: str, expected: Any = None, actual: Any = None) -> bool:
 def _same_float(expected: float, actual: float) -> bool:
     both_nan = math.isnan(expected) and math.isnan(actual)
     return both_nan or math.isclose(expected, actual, rel_tol=RELATIVE_TOLERANCE, abs_tol=0.0)
+
+
+def _same_complex(expected: list[float], actual: list[float]) -> bool:
+    """Compare by the distance in the plane: a part that is nearly zero beside the other one may differ."""
+    if not all(map(math.isfinite, (*expected, *actual))):
+        return all(map(_same_float, expected, actual))
+    scale = max(map(abs, (*expected, *actual))) or 1.0  # so that no square overflows
+    left, right = (complex(side[0] / scale, side[1] / scale) for side in (expected, actual))
+    return abs(left - right) <= RELATIVE_TOLERANCE * max(abs(left), abs(right))
 
 
 def _sequence_difference(expected: EncodedValue, actual: EncodedValue, where: str, prefix: str) -> str:
@@ -129,9 +140,9 @@ def _format_any(node: EncodedValue, limit: int) -> str:
     kind, content = node[0], node[-1]
     if kind == "u":
         return f"an object of type {node[1][:60]}" + (" with its own equality" if node[2] else "")
-    if kind == "D":
+    if kind in "DQ":
         fields = ", ".join(f"{name}={format_value(item, limit)}" for name, item in content[:limit])
-        return f"{node[1][:60]}({fields})"
+        return f"{node[1][:60]}({fields})" + (" with its own equality" if kind == "Q" else "")
     if kind == "E":
         return f"{node[1][:60]}.{node[2][:60]}"
     if kind in "gG":
@@ -149,6 +160,8 @@ _FORMATS: dict[str, Callable[[Any, int], str]] = {
         str(int(digits, 16)) if len(digits) <= 400 else f"an integer of {len(digits)} hex digits"
     ),
     "f": lambda content, limit: repr(float.fromhex(content)),
+    "c": lambda content, limit: repr(complex(*map(float.fromhex, content))),
+    "P": lambda content, limit: content[:limit],
     "s": lambda content, limit: repr(content[:limit]),
     "y": lambda content, limit: repr(bytes.fromhex(content[: 2 * limit])),
 }

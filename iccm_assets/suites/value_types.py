@@ -18,13 +18,23 @@ class ValueType:
     values: tuple[Any, ...] = ()
 
 
-ANY, INT, FLOAT, TEXT, BOOL, BYTES, NONE = map(
-    ValueType, ("any", "int", "float", "str", "bool", "bytes", "none")
+ANY, INT, FLOAT, COMPLEX, TEXT, BOOL, BYTES, NONE = map(
+    ValueType, ("any", "int", "float", "complex", "str", "bool", "bytes", "none")
 )
+# Functions that arguments may be, by what they take and how many.
+FUNCTIONS = {
+    ("number", 1): ("operator.neg", "abs", "math.sin", "math.cos", "float", "math.floor", "math.atan"),
+    ("test", 1): ("bool", "operator.not_", "math.isfinite"),
+    ("text", 1): ("str.upper", "str.lower", "str.strip", "len", "str.isdigit", "str.isalpha"),
+    ("number", 2): ("operator.add", "operator.sub", "operator.mul", "max", "min"),
+    ("test", 2): ("operator.lt", "operator.gt", "operator.le", "operator.eq", "operator.ne"),
+    ("number", 3): ("max", "min"),
+    ("nothing", 0): ("int", "list", "dict", "str"),
+}
 _SCALARS = {
     "int": INT, "float": FLOAT, "str": TEXT, "bool": BOOL, "bytes": BYTES, "bytearray": BYTES, "None": NONE,
-    "Number": INT, "Real": FLOAT, "SupportsInt": INT, "SupportsFloat": FLOAT, "AnyStr": TEXT,
-    "LiteralString": TEXT, "Any": ANY, "object": ANY, "Hashable": INT,
+    "complex": COMPLEX, "Complex": COMPLEX, "Number": INT, "Real": FLOAT, "SupportsInt": INT,
+    "SupportsFloat": FLOAT, "AnyStr": TEXT, "LiteralString": TEXT, "Any": ANY, "object": ANY, "Hashable": INT,
 }  # fmt: skip
 _CONTAINERS = {
     "list": "list", "List": "list", "Sequence": "list", "Iterable": "list", "Collection": "list",
@@ -39,7 +49,7 @@ _WRAPPERS = frozenset({"Final", "Annotated", "ClassVar", "Required", "NotRequire
 def parse_annotation(node: ast.expr | None, classes: frozenset[str] = frozenset()) -> ValueType:
     """Parse a type hint; ``ANY`` where it says nothing that a value can be drawn from.
 
-    ``classes`` are those of the source itself; a ``callable`` cannot be drawn.
+    ``classes`` are those of the source itself; a ``callable`` has the number of its arguments, if known.
     """
     return _AnnotationParser(classes).parse(node, 0)
 
@@ -61,7 +71,7 @@ class _AnnotationParser:
         if name in self.classes:
             return ValueType("object", values=(name,))
         if name in ("Callable", "Type", "type"):
-            return ValueType("callable")
+            return ValueType("callable", values=(0,) if name != "Callable" else ())
         return _SCALARS.get(name) or self._make_container(_CONTAINERS.get(name, ""), [])
 
     def _parse_constant(self, value: object, depth: int) -> ValueType:
@@ -80,7 +90,8 @@ class _AnnotationParser:
                 "literal", values=tuple(item.value for item in items if isinstance(item, ast.Constant))
             )
         if name in ("Callable", "Type", "type"):
-            return ValueType("callable")
+            counted = items[0].elts if name == "Callable" and isinstance(items[0], ast.List) else None
+            return ValueType("callable", values=() if counted is None else (len(counted),))
         if name in _WRAPPERS:
             return self.parse(items[0], depth + 1)
         is_open = len(items) == 2 and isinstance(items[1], ast.Constant) and items[1].value is ...
@@ -100,6 +111,12 @@ class _AnnotationParser:
         if kind == "tuple" and not parts:
             return ValueType("sequence", (INT,))
         return ValueType(kind, tuple(parts) or (INT,))
+
+
+def list_functions(count: int | None) -> list[ValueType]:
+    """List the types of functions that take ``count`` arguments; of one or two where that is not known."""
+    counts = (1, 2) if count is None else (min(count, 3),)
+    return [ValueType("callable", values=key) for key in FUNCTIONS if key[1] in counts]
 
 
 def is_open(kind: ValueType) -> bool:

@@ -39,7 +39,7 @@ def write_checkpoint(
         base=base,
         parent_digest=parent.digest,
         dataset_digest=dataset.digest,
-        counts=dataset.counts,
+        counts=trained.counts,
         config=job.hyperparameters,
         history=trained.history,
         weight_change=trained.weight_change,
@@ -57,6 +57,7 @@ def write_checkpoint(
         threads=job.config.threads,
         device=get_device_class(trained.loaded.model.device),
         code=training_provenance(),
+        prompt=parent.encoder.prompt,
     )
 
 

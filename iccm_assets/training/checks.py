@@ -64,10 +64,10 @@ def check_integrity(version: str, damage: str, hashed: bool) -> CheckResult:
 def check_weight_change(version: str, weight_change: Mapping[str, float] | None) -> CheckResult:
     """Judge how much a fine-tuned version's weights differ from its parent's (L2)."""
     recovery = (
-        "No change: half-precision weights round steps of 1e-6 to zero, or every example was truncated to "
-        "nothing; see the loss curve and `selection` of the materialization. Too much: the learning rate is "
-        "too high for this model (`ICCM_TRAINING__LEARNING_RATE`). The quality gate decides in either case; "
-        "do not force the deployment of this version."
+        "No change: half-precision weights round steps of 1e-6 to zero, or few examples fit into the "
+        "limits (`examples_too_long`); see the loss curve and `selection` of the materialization. Too much: "
+        "the learning rate is too high for this model (`ICCM_TRAINING__LEARNING_RATE`). The quality gate "
+        "decides in either case; do not force the deployment of this version."
     )
     if weight_change is None:
         return CheckResult(True, f"{version} was not trained here", recovery)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,6 @@ from iccm_assets.models.tokenization import (
     IGNORE_INDEX,
     EncodedExample,
     ModelKind,
-    encode_example,
     get_pad_token_id,
     pad,
 )
@@ -46,7 +45,10 @@ ProgressCallback = Callable[[LossPoint], None]
 
 @dataclass(frozen=True)
 class FineTuneResult:
-    """The trained model (in evaluation mode, adapters merged, averaged) and its loss curve."""
+    """The trained model (in evaluation mode, adapters merged, averaged) and its loss curve.
+
+    ``counts`` are those of the training set, without the examples that are too long, and their number (L10).
+    """
 
     loaded: LoadedModel
     history: tuple[LossPoint, ...]
@@ -54,6 +56,7 @@ class FineTuneResult:
     stopped_early: bool
     weight_change: WeightChange
     parameters: int
+    counts: Mapping[str, int]
     resumed_from_step: int = 0
 
 
@@ -76,8 +79,7 @@ def fine_tune(
     """
     checkpoint = None if identity is None else checkpointing.find_resume_point(scratch, identity)
     production = {name: weight.detach().cpu().clone() for name, weight in loaded.model.named_parameters()}
-    train = _encode(loaded, dataset, config, "new", "rehearsal")
-    validation = _encode(loaded, dataset, config, "validation")
+    train, validation, counts = _encode(loaded, dataset, config)
     with _reproducible(config):
         model = _make_trainable(loaded.model, config)
         recorder = _Recorder(on_progress, identity, checkpoint.history if checkpoint else ())
@@ -114,6 +116,7 @@ def fine_tune(
         stopped_early=max(point.step for point in recorder.history) < trainer.state.max_steps,
         weight_change=weight_change,
         parameters=sum(weight.numel() for weight in model.parameters()),
+        counts=counts,
         resumed_from_step=checkpoint.step if checkpoint else 0,
     )
 
@@ -244,16 +247,28 @@ def _reproducible(config: TrainingSettings) -> Iterator[None]:
 
 
 def _encode(
-    loaded: LoadedModel, dataset: Dataset, config: TrainingSettings, *roles: Any
-) -> list[EncodedExample]:
-    examples = dataset.with_roles(*roles)
-    if not examples:
-        raise TrainingError(f"the training set has no {' or '.join(roles)} examples")
+    loaded: LoadedModel, dataset: Dataset, config: TrainingSettings
+) -> tuple[list[EncodedExample], list[EncodedExample], dict[str, int]]:
+    """Tokenize the examples to train and to validate with, and count them; those too long are left out."""
     limits = (config.max_source_tokens, config.max_target_tokens, context_length(loaded))
-    return [
-        encode_example(loaded.tokenizer, loaded.kind, row.source_code, row.requirements, *limits)
-        for row in examples
+    encoded = [
+        (row, loaded.encoder.encode_example(row.source_code, row.requirements, *limits))
+        for row in dataset.examples
     ]
+    fitting = Dataset(tuple(row for row, example in encoded if example is not None), dataset.seed)
+    too_long = len(dataset.examples) - len(fitting.examples)
+    train = [example for row, example in encoded if example and row.role != "validation"]
+    validation = [example for row, example in encoded if example and row.role == "validation"]
+    for examples, purpose in ((train, "train"), (validation, "validate")):
+        if not examples:
+            raise TrainingError(
+                f"the training set has no examples to {purpose} with, and {too_long} that are too long"
+                f" ({config.max_source_tokens} source and {config.max_target_tokens} target tokens,"
+                f" context {limits[2] or 'unlimited'})",
+                hint="Raise ICCM_TRAINING__MAX_SOURCE_TOKENS and ICCM_TRAINING__MAX_TARGET_TOKENS, or use a"
+                " model with a longer context.",
+            )
+    return train, validation, {**fitting.counts, "too_long": too_long}
 
 
 def _has_bf16() -> bool:

@@ -126,7 +126,7 @@ def _build_outcome(
         weights_digest=published.manifest.weights_digest,
         parent_digest=published.manifest.parent_digest or "",
         dataset_digest=dataset.digest,
-        counts=dataset.counts,
+        counts=trained.counts,
         history=trained.history,
         best_epoch=best.epoch,
         best_validation_loss=best.validation_loss or 0.0,

@@ -15,7 +15,7 @@ from iccm_assets_tests.factories.sources import FENCED_ADD
 
 pytestmark = [pytest.mark.usefixtures("frozen_heap"), pytest.mark.slow]
 
-SIZE = 16_384  # characters; four times as many must not take more than five times as long
+SIZE = 16_384  # characters
 ITEMS = "1. a shall b.\n2. c shall d.\n3. e shall f."
 ANSWER = {"role": "assistant", "content": "`add` shall return a sum."}
 FILE = {"type": "file", "path": "a.py", "action": "read"}

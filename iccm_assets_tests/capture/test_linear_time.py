@@ -8,6 +8,7 @@ import sysconfig
 import threading
 import time
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -71,8 +72,7 @@ def test_every_rule_takes_linear_time_on_what_it_almost_matches(rule: RedactionR
             assert_linear(spent, SCREENED_LENGTH, (pair, end))
 
 
-@pytest.mark.parametrize("end", ["", "(", "%"])
-@pytest.mark.parametrize("name", WHOLE_TEXTS)
+@pytest.mark.parametrize(("name", "end"), zip(WHOLE_TEXTS, cycle(["", "(", "%"]), strict=False))
 def test_redaction_of_a_hostile_text_takes_linear_time(name: str, end: str) -> None:
     def spent(length: int) -> float:
         return seconds(redact.redact, build_text(("", WHOLE_TEXTS[name]), length, end))
@@ -110,11 +110,11 @@ def test_no_single_step_of_redaction_keeps_other_threads_waiting_for_long() -> N
 
 
 @pytest.mark.parametrize("prefix", ["md5", "sha1", "aes", "v1", "uuid", "base64"])
-@pytest.mark.parametrize("filler", ["1", "1a", "_", "-1", "a1"])
-def test_whether_a_value_is_a_secret_is_decided_at_once(prefix: str, filler: str) -> None:
-    value = (prefix + filler * 500)[:499] + "%"
-    for kind in ("PASSWORD", "TOKEN", "API_KEY", "SECRET"):
-        assert seconds(lambda text, kind=kind: keyword_secrets.is_secret(text, kind), value) < 0.05
+def test_whether_a_value_is_a_secret_is_decided_at_once(prefix: str) -> None:
+    for filler in ("1", "1a", "_", "-1", "a1"):
+        value = (prefix + filler * 500)[:499] + "%"
+        for kind in ("PASSWORD", "TOKEN", "API_KEY", "SECRET"):
+            assert seconds(lambda text, kind=kind: keyword_secrets.is_secret(text, kind), value) < 0.05
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Real processes are killed: every trigger ends in one finished retrain or one clear failure.
 
-Three rounds; CHAOS_ROUNDS says otherwise, CHAOS_SEED begins elsewhere. `python -m benchmarks.chaos` is the
+One round; CHAOS_ROUNDS says otherwise, CHAOS_SEED begins elsewhere. `python -m benchmarks.chaos` is the
 same with a line a round.
 """
 
@@ -21,7 +21,7 @@ from iccm_assets_tests.chaos.chaos_instance import Instance, platform
 from iccm_assets_tests.chaos.invariants import load_aftermath, violations
 from iccm_assets_tests.chaos.scenarios import play
 
-ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "1"))
 SEED = int(os.environ.get("CHAOS_SEED", "1373"))
 FAKE_TRAINER = [sys.executable, "-c", "import time; time.sleep(600)", "iccm_assets.training.trainer_worker"]
 

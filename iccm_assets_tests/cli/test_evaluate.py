@@ -32,14 +32,14 @@ def test_a_replay_lists_changed_verdicts_and_stores_nothing(
     assert all(verdict["identical"] for verdict in report["verdicts"])
     assert report["gate"]["max_slice_drop"] == judged.evaluation.max_slice_drop
     path = tmp_path / "gate.toml"
-    path.write_text("max_slice_drop = 0.19\n")
+    path.write_text("max_slice_drop = 0.21\n")
     other = json.loads(run("evaluate", "--replay", "--gate", str(path), "--json").stdout)
     assert [(verdict["version"], verdict["before"], verdict["after"]) for verdict in other["flips"]] == [
         ("forgetful", "fail", "pass")
     ]
-    printed = run("evaluate", "--replay", "--set", "max_slice_drop=0.19").stdout
+    printed = run("evaluate", "--replay", "--set", "max_slice_drop=0.21").stdout
     assert "on forgetful: fail → pass: " in printed
-    assert "gate then and now: max_slice_drop 0.05 → 0.19" in printed
+    assert "gate then and now: max_slice_drop 0.05 → 0.21" in printed
     assert "10 stored verdicts replayed, 1 changed, 0 cannot be read; nothing was stored." in printed
     assert verdicts.read_tables(engine) == before
 

@@ -70,7 +70,7 @@ def test_the_help_of_every_command_shows_its_texts_and_defaults(
 
 
 def test_every_command_that_shows_something_has_json() -> None:
-    runs = {("dev",), ("serve",), ("orchestra", "serve"), ("db", "shell")}
+    runs = {("dev",), ("serve",), ("mcp",), ("orchestra", "serve"), ("db", "shell")}
     for words, command in DECLARED.items():
         has_json = any("--json" in parameter.opts for parameter in command.params)
         assert has_json != (words in runs or hasattr(command, "commands")), words

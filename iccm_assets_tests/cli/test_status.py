@@ -46,6 +46,12 @@ def test_both_arms_are_shown_with_their_metrics(
         request(conn, "c1", "canary", rollout_id=rollout, arm="production", status="fallback")
         conn.execute(t.gateway_replicas.insert().values(replica="one", ready_versions=["v1", "v2"]))
         conn.execute(t.alerts.insert().values(key="k", severity="info", title="t"))
+        metrics = {"training": {"counts": {"new": 30, "too_long": 3}}}
+        conn.execute(
+            t.model_versions.update().where(t.model_versions.c.version == "v2").values(metrics=metrics)
+        )
+        retrain = {"trigger": "manual", "trigger_key": "manual:1", "candidate_version": "v2"}
+        conn.execute(t.phase4_training_runs.insert().values(**retrain))
         for number, status in enumerate(("usable", "weak", "weak")):
             conn.execute(
                 t.test_suites.insert().values(
@@ -58,6 +64,7 @@ def test_both_arms_are_shown_with_their_metrics(
         conn.execute(t.requirements.insert().values(**scored, **pytest_suite, scored_at=sa.func.iccm.now()))
     output = run("status").output
     assert "1 gateway process is running." in output and "Arms, last 24 hours" in output
+    assert "retrain 1: 3 examples were longer than a token limit, and left out" in output
     assert "120/120/120" in output and "0.500" in output
     assert "1 alert is not delivered yet (iccm alerts list --pending)." in output
     monkeypatch.setenv("COLUMNS", "80")
@@ -66,6 +73,7 @@ def test_both_arms_are_shown_with_their_metrics(
     for words in ("sessions 1 (1 by pytest) 0", "p50/p95/p99 ms 120/120/120", "error rate 0.000 0.500"):
         assert words in " ".join(narrow.split())
     status = json.loads(run("status", "--json").stdout)
+    assert [retrain["too_long"] for retrain in status["retrains"]] == [3]
     kinds = {"evidence": "pytest", "origin": "attached"}
     assert status["suites"] == [
         {**kinds, "status": "usable", "suites": 1}, {**kinds, "status": "weak", "suites": 2}

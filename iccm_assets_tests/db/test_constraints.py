@@ -41,6 +41,7 @@ ROWS: dict[str, Row] = {
         "version": "v2", "production_version": "v1", "status": "pass", "canary_set_digest": "s",
         "orchestra": "o", "judge_version": "j",
     },
+    "gateway_tokens": {"name": "ci", "hash": "0" * 64, "scopes": ["feedback"]},
     "model_versions": {"version": "new", "status": "candidate", "digest": "d", "path": "p"},
     "phase4_rejections": {"conversation_id": 101, "stage": "filter", "day": DAY, "reason": "r"},
     "phase4_training_data": {**EXAMPLE, "embedding": np.zeros(384, dtype=np.float32)},
@@ -87,8 +88,8 @@ TOGETHER: dict[tuple[str, str], Row] = {
 STATUSES = "scored unreadable missing suspect inconclusive"
 VALUES = {
     "alerts": {"severity": "info warning critical"},
-    "canary_results": {"set": "canary_set production_holdout", "status": STATUSES},
-    "conversations": {"origin": "gateway claude-code simulated import"},
+    "canary_results": {"set": "canary_set production_holdout audit_set", "status": STATUSES},
+    "conversations": {"origin": "gateway claude-code simulated import codex openai"},
     "erasures": {"subject": "conversation session user"},
     "filtered_conversations": {
         "evidence": "cases pytest", "test_suite_origin": "attached collected recorded",
@@ -107,7 +108,7 @@ VALUES = {
     "reconstructions": {"evidence": "cases pytest", "status": STATUSES},
     "requests": {
         "arm": "production canary", "assigned_arm": "production canary",
-        "status": "ok fallback error timeout rejected",
+        "finish_reason": "stop length truncated", "status": "ok fallback error timeout rejected",
     },
     "requirements": {
         "arm": "production canary", "kind": "model accepted",
@@ -153,6 +154,21 @@ OTHERS: dict[str, tuple[str, list[Row], list[Row]]] = {
     ),
     "feedback_rating_check": ("feedback", [{"rating": 0}, {"rating": 2}], [{"rating": -1}]),
     "filtered_days_counts_check": ("filtered_days", [{"kept": -1}, {"rejected": -1}], []),
+    "gateway_tokens_hash_check": (
+        "gateway_tokens",
+        [{"hash": "0" * 63}, {"hash": "g" * 64}],
+        [{"hash": "f" * 64}],
+    ),
+    "gateway_tokens_name_check": (
+        "gateway_tokens",
+        [{"name": ""}, {"name": "a b"}, {"name": "-a"}, {"name": "x" * 61}],
+        [{"name": "x" * 60}, {"name": "a.b_c-1"}],
+    ),
+    "gateway_tokens_scopes_check": (
+        "gateway_tokens",
+        [{"scopes": []}, {"scopes": ["root"]}, {"scopes": ["feedback", "root"]}],
+        [{"scopes": ["requirements", "conversations", "feedback", "metrics", "review", "admin"]}],
+    ),
     "phase4_training_runs_counts_check": ("phase4_training_runs", [{"attempt": -1}, {"fence": -1}], []),
     "phase4_training_runs_dispatch_check": (
         "phase4_training_runs",
@@ -215,6 +231,7 @@ KEYS: dict[str, tuple[str, Row, list[Row], list[Row]]] = {
         [{"event_type": "held"}],
         [{"seq": 8}, {"rollout_id": 102}, {"rollout_id": None, "seq": None}],
     ),
+    "gateway_tokens_hash_key": ("gateway_tokens", {}, [{"name": "b"}], [{"name": "b", "hash": "1" * 64}]),
     "phase4_training_runs_trigger_key_key": (
         "phase4_training_runs",
         {},

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 import sqlalchemy as sa
+from dagster._core.test_utils import instance_for_test
 
 from iccm_assets.defs import resources
 from iccm_assets.settings import get_settings
@@ -30,4 +31,11 @@ def platform(
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+@pytest.fixture
+def stored_instance() -> Iterator[dg.DagsterInstance]:
+    """An instance with a folder, which other processes and a repository's own code can open."""
+    with instance_for_test() as made:
         yield made

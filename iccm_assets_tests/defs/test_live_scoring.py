@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import dagster as dg
-import pytest
 import sqlalchemy as sa
-from dagster._core.test_utils import create_run_for_test, instance_for_test
+from dagster._core.test_utils import create_run_for_test
 
 from iccm_assets.defs import resources
 from iccm_assets.defs.automation.jobs import live_scoring_job
@@ -16,12 +13,6 @@ from iccm_assets.settings import Settings
 from iccm_assets_tests.factories.scorable_rows import load_model_rows, serve_request
 
 TEXT = "The function `f` shall take `x`.\nIt shall return 2 times `x`."
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with instance_for_test() as made:
-        yield made
 
 
 def tick(platform: resources.PlatformResource, instance: dg.DagsterInstance) -> dg.ScheduleExecutionData:
@@ -33,13 +24,15 @@ def test_the_schedule_says_how_much_there_is_to_score(
     engine: sa.Engine,
     settings: Settings,
     platform: resources.PlatformResource,
-    instance: dg.DagsterInstance,
+    stored_instance: dg.DagsterInstance,
 ) -> None:
-    assert tick(platform, instance).skip_message == "0 responses with tests are waiting for a score"
+    assert tick(platform, stored_instance).skip_message == "0 responses with tests are waiting for a score"
     serve_request(engine, settings, "r", "s")
-    assert len(tick(platform, instance).run_requests) == 1
-    at_work = create_run_for_test(instance, job_name="live_scoring_job", status=dg.DagsterRunStatus.STARTED)
-    message = tick(platform, instance).skip_message
+    assert len(tick(platform, stored_instance).run_requests) == 1
+    at_work = create_run_for_test(
+        stored_instance, job_name="live_scoring_job", status=dg.DagsterRunStatus.STARTED
+    )
+    message = tick(platform, stored_instance).skip_message
     assert message == f"1 responses are waiting, and run {at_work.run_id[:8]} is started"
 
 
@@ -47,11 +40,11 @@ def test_the_job_scores_and_tells_its_story(
     engine: sa.Engine,
     settings: Settings,
     platform: resources.PlatformResource,
-    instance: dg.DagsterInstance,
+    stored_instance: dg.DagsterInstance,
 ) -> None:
     serve_request(engine, settings, "r", "s", text=TEXT)
     result = live_scoring_job.execute_in_process(
-        instance=instance,
+        instance=stored_instance,
         resources={"platform": platform},
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
     )

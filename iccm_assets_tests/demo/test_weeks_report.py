@@ -26,6 +26,7 @@ def make_report(after: float, last: str = "v4-aaaaaaaa") -> weeks_report.Compari
     return weeks_report.ComparisonReport(
         "v1-24ccf5ac",
         last,
+        "audit_set",
         evidence,
         compare_versions(evidence, EvaluationSettings()),
         EvaluationSettings(),

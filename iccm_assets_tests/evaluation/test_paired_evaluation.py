@@ -16,6 +16,7 @@ from iccm_assets.evaluation.paired_evaluation import (
     EvaluatedVersion,
     EvaluationItem,
     EvaluationSet,
+    Latency,
     VersionScores,
 )
 from iccm_assets.registry.versions import ModelVersion
@@ -71,6 +72,39 @@ def test_an_item_with_a_cached_score_is_not_generated_again(engine: sa.Engine, s
     assert (len(first.sources), again.cached) == (2, 2)
     assert [source.split("# ")[1].strip() for source in second.sources] == ["three"]
     assert [score.test_pass_rate for score in again.scores.values()] == pytest.approx([2 / 3] * 3)
+
+
+def test_blank_responses_are_named_in_the_evidence_also_from_the_cache(engine, settings) -> None:
+    measured_on, blank = items("one", "two"), FakeModel("\u200b \n")
+    production = EvaluatedVersion(make_version("v1", "d1"), FakeModel(GOOD))
+    for _ in range(2):
+        measured = [
+            paired_evaluation.evaluate_version(engine, version, measured_on, ORCHESTRA, settings)
+            for version in (EvaluatedVersion(make_version("v2", "d2"), blank), production)
+        ]
+        evidence = paired_evaluation.build_gate_evidence(
+            (measured[0], measured[1]), measured_on, [Latency()] * 2
+        )
+        assert [item.is_blank for item in evidence.items] == [True, True]
+        rule = quality_gate.evaluate_gate(evidence, settings.evaluation).rule("blank_responses")
+        assert (rule.outcome, rule.reason) == ("fail", "2 of 2 responses of v2 are blank")
+    assert measured[0].cached == 2
+
+
+@pytest.mark.parametrize(("change", "rate"), [("is_complete", 0.0), ("is_truncated", None)])
+def test_an_answer_that_was_cut_scores_zero_and_one_to_a_part_of_a_source_nothing(
+    engine: sa.Engine, settings: Settings, change: str, rate: float | None
+) -> None:
+    """Although another version's same text scores two thirds, before and afterwards (L10)."""
+
+    def measure(digest: str, **changes: bool) -> float | None:
+        version = EvaluatedVersion(make_version(digest, digest), FakeModel(GOOD, **changes))
+        scores = paired_evaluation.evaluate_version(engine, version, items("one"), ORCHESTRA, settings)
+        return scores.scores["one"].test_pass_rate
+
+    assert measure("d1") == pytest.approx(2 / 3)
+    assert measure("d2", **{change: change == "is_truncated"}) == rate
+    assert measure("d3") == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("changed", ["model", "set", "item", "orchestra", "judge", "decoding"])
@@ -236,7 +270,7 @@ def test_a_suspicious_implementation_is_no_evidence_for_either_version(settings:
 
 
 def decide(settings: Settings, candidate: VersionScores, production: VersionScores) -> Verdict:
-    latency = paired_evaluation.Latency([8.0] * 40, [2.0] * 40)
+    latency = Latency([8.0] * 40, [2.0] * 40)
     evidence = paired_evaluation.build_gate_evidence(
         (candidate, production), items("one"), (latency, latency)
     )

@@ -218,8 +218,13 @@ def run_stub(dialects: Mapping[str, Dialect]) -> Iterator[DialectStub]:
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def do_GET(self) -> None:
+            self.send(Reply({"object": "list", "data": [{"id": model} for model in stub.dialects]}))
+
         def do_POST(self) -> None:
-            reply = stub.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send(stub.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+
+        def send(self, reply: Reply) -> None:
             body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
             self.send_response(reply.status)
             for name, value in {"Content-Length": str(len(body)), **reply.headers}.items():

@@ -19,18 +19,20 @@ class FakeResponse:
     text: str
     output_tokens: int = 4
     latency_ms: float = 8.0
+    is_complete: bool = True
+    is_truncated: bool = False
 
 
 class FakeModel:
     """Generates the same text for every source and records the sources."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str, **changes: bool) -> None:
+        self.text, self.changes = text, changes
         self.sources: list[str] = []
 
     def __call__(self, sources: Sequence[str], batch_size: int) -> list[FakeResponse]:
         self.sources += sources
-        return [FakeResponse(self.text) for _ in sources]
+        return [FakeResponse(self.text, **self.changes) for _ in sources]
 
 
 def make_reconstructor(name: str, *, broken: bool = False) -> LocalReconstructor:

@@ -73,6 +73,7 @@ def serve_request(
     status: str = "ok",
     minutes_ago: float = 10,
     at: datetime | None = None,
+    finish_reason: str | None = "stop",
 ) -> None:
     """Store a request as the gateway does."""
     from iccm_assets.gateway.persistence import store_records
@@ -91,6 +92,7 @@ def serve_request(
         latency_ms=100.0,
         output_tokens=10,
         created_at=at or NOW - timedelta(minutes=minutes_ago),
+        finish_reason=finish_reason,
     )
     if arm_served is None:
         record = outcome_record(outcome, settings)

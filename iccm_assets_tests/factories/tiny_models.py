@@ -35,6 +35,16 @@ def byte_tokenizer(*, ends_source: bool) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
 
 
+def chat_tokenizer(template: str) -> PreTrainedTokenizerFast:
+    """One token per byte, special tokens for the beginning and the end of a message, and a chat template."""
+    tokenizer = byte_tokenizer(ends_source=False)
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"], "bos_token": "<|begin|>"}
+    )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
 def tiny_t5(directory: Path, seed: int = 0) -> Path:
     """A random T5 of about 30 000 weights."""
     torch.manual_seed(seed)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from iccm_assets.models.generation import load_encoder
 from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.settings import TrainingSettings
 from iccm_assets.training.dataset import Dataset, DatasetStore, TrainingExample, compose_dataset
@@ -32,7 +33,9 @@ def tiny_dataset(count: int = 16) -> Dataset:
 
 def tiny_job(home: Path, make: Callable[[Path], Path] = tiny_t5, **changes: Any) -> TrainingJob:
     """Build a job whose base is in the home's store; ``changes`` apply to its configuration or fields."""
-    base = ModelStore(home).import_model(str(make(home / "source" / make.__name__)))
+    source = make(home / "source" / make.__name__)
+    encoder, _ = load_encoder(source)
+    base = ModelStore(home).import_model(str(source), encoder.prompt)
     dataset = DatasetStore(home).write(tiny_dataset())
     job_fields = {name: changes.pop(name) for name in list(changes) if name in TrainingJob.model_fields}
     values: dict[str, Any] = {

@@ -58,7 +58,7 @@ def test_sigterm_under_load_finishes_requests_in_flight_and_flushes_the_spool(fr
 
 def test_sigterm_serves_requests_that_have_only_begun_to_arrive(fresh, tmp_path):
     body = json.dumps({"source_code": SOURCE}).encode()
-    lines = [b"POST /v1/requirements HTTP/1.1", b"Host: gateway", b"Content-Type: application/json"]
+    lines = [b"POST /v1/requirements HTTP/1.1", b"Host: localhost", b"Content-Type: application/json"]
     request = b"\r\n".join([*lines, b"Content-Length: %d" % len(body), b"", body])
     with gateway(database_url(fresh), tmp_path) as running:
         address = (httpx2.URL(running.url).host, httpx2.URL(running.url).port)

@@ -19,7 +19,7 @@ from iccm_assets.gateway.http_protocol import HEADER_TIMEOUT_SECONDS, MAX_HEADER
 from iccm_assets_tests.factories.gateways import SOURCE, RunningGateway, eventually, gateway
 
 TOKEN = "token-of-16-characters"
-REQUEST = b"GET /v1/routing HTTP/1.1\r\nHost: x\r\n"
+REQUEST = b"GET /v1/routing HTTP/1.1\r\nHost: localhost\r\n"
 SLOW_CONNECTIONS = 1500
 MAX_GROWTH_BYTES = 64 << 20
 
@@ -102,7 +102,8 @@ def test_a_header_is_limited_however_it_is_cut(guarded, chunk):
 
 
 def test_a_long_path_is_refused(guarded):
-    assert problem(send(guarded, b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"))[0] == 414
+    path = b"a" * 20_000
+    assert problem(send(guarded, b"GET /" + path + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"))[0] == 414
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def test_an_upgrade_is_an_ordinary_request(guarded):
 
 
 def test_trailers_count_as_headers(guarded):
-    head = b"POST /v1/feedback HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + TOKEN.encode()
+    head = b"POST /v1/feedback HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + TOKEN.encode()
     head += b"\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n"
     before = memory(guarded)
     send(guarded, head, *([b"X: " + b"a" * 10_000 + b"\r\n"] * 5000))
@@ -170,8 +171,8 @@ def test_what_arrives_slowly_ends_by_its_limit(guarded):
     """Headers, blank lines after a request, which are no request yet, and a body after its response."""
     tries = [
         (REQUEST, b"", b"X"),
-        (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"}", b"\r\n"),
-        (b"POST /v1/feedback HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n", b"}", b"a"),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", b"}", b"\r\n"),
+        (b"POST /v1/feedback HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n", b"}", b"a"),
     ]
     with ThreadPoolExecutor(len(tries)) as pool:
         endings = list(pool.map(lambda values: trickle(guarded, *values), tries))

@@ -7,16 +7,17 @@ import json
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import httpx2
 import pytest
 import uvicorn
-from starlette.routing import Route
 
 from iccm_assets.errors import SettingsError
 from iccm_assets.gateway.app import create_app
-from iccm_assets.gateway.auth import require_tokens_off_loopback
+from iccm_assets.gateway.auth import Authenticator, require_tokens_off_loopback
 from iccm_assets.gateway.request_body import MAX_DEPTH
+from iccm_assets.gateway.tokens import TokenStore
 from iccm_assets_tests.factories.gateways import SOURCE, eventually, gateway
 
 ASK = {"source_code": SOURCE}
@@ -127,7 +128,7 @@ def test_a_body_without_a_length_is_counted_while_it_is_read(served):
 def test_broken_connections_do_not_affect_other_requests(served):
     host, port = served.url.removeprefix("http://").split(":")
     for sent in (
-        b"POST /v1/requirements HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"POST /v1/requirements HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: 99\r\n\r\n{",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
@@ -228,6 +229,31 @@ def test_every_endpoint_requires_a_token_if_tokens_are_configured(url, tmp_path)
         assert good not in running.log.read_text()
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "localhost:1"}, 200),
+        ({"Host": "127.0.0.9"}, 200),
+        ({"Host": "[::1]:8321"}, 200),
+        ({"Origin": "http://localhost:3000"}, 200),
+        ({"Host": "evil.example.com"}, 403),
+        ({"Host": "localhost.example.com"}, 403),
+        ({"Host": "127.0.0.1.example.com:8321"}, 403),
+        ({"Host": "[::1"}, 403),
+        ({"Host": ""}, 403),
+        ({"Origin": "http://evil.example.com"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://localhost@evil.example.com"}, 403),
+    ],
+)
+def test_without_a_token_only_this_machines_own_names_and_pages_are_answered(served, headers, status):
+    assert served.client.get("/v1/routing", headers=headers).status_code == status
+    assert served.client.post("/v1/requirements", json=ASK, headers=headers).status_code == status
+    answer = served.client.post("/v1/chat/completions", json={}, headers=headers)
+    assert answer.status_code == (403 if status == 403 else 400) and "message" in answer.json()["error"]
+    assert served.client.get("/healthz", headers=headers).status_code == 200
+
+
 def test_an_address_reachable_from_other_hosts_requires_tokens():
     for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
         with pytest.raises(SettingsError, match="ICCM_GATEWAY__TOKENS"):
@@ -238,21 +264,26 @@ def test_an_address_reachable_from_other_hosts_requires_tokens():
 
 
 def test_an_unexpected_error_is_a_problem_without_details_and_keeps_the_connection(settings):
-    class Routes:
-        def routes(self):
-            async def fail(request):
-                raise RuntimeError("a secret")
+    class Broken:
+        def __getattr__(self, name):
+            raise RuntimeError("a secret")
 
-            return [Route("/fail", fail)]
-
+    local = Authenticator((), TokenStore(), "127.0.0.1", lambda: None)
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(Routes(), settings), log_config=None, lifespan="off"))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(SimpleNamespace(service=Broken()), settings, local), log_config=None, lifespan="off"
+        )
+    )
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     with httpx2.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}") as client:
         for _ in range(3):
-            response = client.get("/fail")
+            response = client.get("/v1/routing")
             assert_problem(response, 500)
+            assert "secret" not in response.text
+            response = client.get("/v1/models")
+            assert response.status_code == 500 and response.json()["error"]["type"] == "server_error"
             assert "secret" not in response.text
     server.should_exit = True
     thread.join(10)

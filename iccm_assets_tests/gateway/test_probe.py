@@ -37,7 +37,9 @@ def loading(version):
     """A loader whose responses name the loaded version."""
     return DynamicBatcher(
         version.version,
-        lambda sources: [BackendResponse(f"loaded {version.version} {source}") for source in sources],
+        lambda sources, listeners: [
+            BackendResponse(f"loaded {version.version} {source}") for source in sources
+        ],
         batch_size=4,
         batch_timeout_seconds=0,
         queue_size=8,
@@ -51,6 +53,7 @@ def test_a_probe_is_served_by_production_and_not_recorded(served, engine) -> Non
     response = served.client.post("/v1/probe", json={"source_code": SOURCE})
     assert response.status_code == 200
     assert (response.json()["model_version"], "(v1)" in response.json()["requirements"]) == ("v1", True)
+    assert response.json()["finish_reason"] == "stop"
     served.request("after-the-probe")
     eventually(lambda: rows(engine, "select 1 from iccm.requests where session_id = 'after-the-probe'"))
     [[now]] = rows(engine, COUNTED)

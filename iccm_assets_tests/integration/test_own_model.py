@@ -1,4 +1,4 @@
-"""Any model named only by its path runs through the whole loop: seq2seq and causal (L1)."""
+"""Models named by their path run through the whole loop: T5, BART, and Qwen2 with a chat template (L1)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from iccm_assets.registry.manifest import verify
+from iccm_assets_tests.factories.architectures import bart, qwen2
 from iccm_assets_tests.factories.commands import ICCM, run
 from iccm_assets_tests.factories.demo_platforms import Platform, temporary_home, write_canary_items
 from iccm_assets_tests.factories.processes import bare_environment
-from iccm_assets_tests.factories.tiny_models import tiny_llama, tiny_t5
+from iccm_assets_tests.factories.tiny_models import tiny_t5
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -26,7 +27,7 @@ SMALL = {
 ITEMS = 8
 
 
-@pytest.fixture(params=[tiny_t5, tiny_llama], ids=["seq2seq", "causal"], scope="module")
+@pytest.fixture(params=[tiny_t5, bart, qwen2], ids=["t5", "bart", "qwen2"], scope="module")
 def own(request: pytest.FixtureRequest) -> Iterator[Platform]:
     """A platform on which a one-day demo has run with this model."""
     with temporary_home("iccm-own-") as folder:

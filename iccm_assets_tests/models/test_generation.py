@@ -29,6 +29,12 @@ def test_any_architecture_loads_by_path_and_generates_the_same_in_any_batch(
     assert [(response.text, response.output_tokens) for response in single] == [
         (response.text, response.output_tokens) for response in batched
     ]
+    # As a stream they are the same, token by token, also of random weights that write parts of characters.
+    pieces: list[list[str]] = [[] for _ in SOURCES]
+    listeners = [lambda text, tokens, row=row: pieces[row].append(text) for row in range(len(SOURCES))]
+    streamed = generate(loaded, SOURCES, max_new_tokens=24, batch_size=4, listeners=listeners)
+    assert ["".join(parts) for parts in pieces] == [response.text for response in single]
+    assert [response.text for response in streamed] == [response.text for response in single]
     assert len({response.text for response in single}) > 1, (
         "the responses must differ, or this test proves nothing"
     )

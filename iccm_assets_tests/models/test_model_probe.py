@@ -9,8 +9,12 @@ import pytest
 
 from iccm_assets.errors import ModelError
 from iccm_assets.models.generation import check_answers, load_model
-from iccm_assets.models.model_probe import probe_model
+from iccm_assets.models.model_probe import import_probed_model, probe_model
+from iccm_assets.models.tokenization import CHAT_SYSTEM
+from iccm_assets.registry.manifest import Prompt
+from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.settings import load_settings
+from iccm_assets_tests.factories.architectures import qwen2
 from iccm_assets_tests.factories.tiny_models import tiny_gpt2, tiny_llama, tiny_t5
 from iccm_assets_tests.factories.unusual_models import fill_with_nan
 
@@ -38,6 +42,23 @@ def test_a_refusal_crosses_the_process_with_its_fix(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         probe_model(fill_with_nan(tiny_t5(tmp_path)), load_settings())
     assert str(tmp_path) in caught.value.detail and "convert them again" in caught.value.hint
+
+
+def test_an_imported_model_has_the_prompt_of_the_settings_or_its_chat_template_for_good(
+    tmp_path: Path,
+) -> None:
+    settings = load_settings(prompt={"template": "# {{ system }}\n{{ source }}\n", "system": "Code"})
+    own = Prompt(format="template", system="Code", template="# {{ system }}\n{{ source }}\n")
+    stored = import_probed_model(ModelStore(tmp_path), str(qwen2(tmp_path / "model")), settings)
+    assert stored.manifest.prompt == load_model(stored.path).encoder.prompt == own
+    chat = import_probed_model(ModelStore(tmp_path), str(tmp_path / "model"), load_settings())
+    assert chat.manifest.prompt == Prompt(format="chat", system=CHAT_SYSTEM)
+    assert chat.digest != stored.digest
+    again = import_probed_model(ModelStore(tmp_path / "other"), str(stored.path), load_settings())
+    assert (again.digest, again.manifest.prompt) == (stored.digest, own)
+    broken = load_settings(prompt={"template": "{{ source }"})
+    with pytest.raises(ModelError, match="no Jinja template"):
+        import_probed_model(ModelStore(tmp_path), str(tmp_path / "model"), broken)
 
 
 @pytest.mark.parametrize(

@@ -36,17 +36,23 @@ CANARY = EvaluationSet(
 class FakeProbeResult:
     text: str | None
     error: str = ""
+    finish_reason: str = "stop"
 
 
 class FakeServingPath:
     """Production behind its serving path; returns its texts in turn."""
 
-    def __init__(self, *texts: str | None) -> None:
-        self.texts, self.probes = texts, 0
+    def __init__(self, *texts: str | None, finish_reasons: Sequence[str] = ("stop",)) -> None:
+        self.texts, self.probes, self.finish_reasons = texts, 0, finish_reasons
 
     def __call__(self, sources: Sequence[str]) -> list[FakeProbeResult]:
         self.probes += len(sources)
-        return [FakeProbeResult(self.texts[n % len(self.texts)], "HTTP 503") for n in range(len(sources))]
+        return [
+            FakeProbeResult(
+                self.texts[n % len(self.texts)], "HTTP 503", self.finish_reasons[n % len(self.finish_reasons)]
+            )
+            for n in range(len(sources))
+        ]
 
 
 @pytest.fixture
@@ -84,6 +90,15 @@ def test_the_first_measurement_of_a_version_that_was_never_evaluated_is_its_base
     row = store(engine, reloaded, second)
     assert row.baseline_mean == pytest.approx(2 / 3) and row.mean == pytest.approx(4 / 9)
     assert row.n == 24 and row.evidence["confidence"] > 0.9
+
+
+def test_the_rules_for_lengths_are_those_of_the_evaluation(engine, settings, serving) -> None:
+    served = FakeServingPath(GOOD, finish_reasons=("stop", "length", "truncated"))
+    measurement = measure(engine, settings, serving, served)
+    rates = [rating.rate for rating in measurement.ratings[:3]]
+    assert rates == [pytest.approx(2 / 3), 0.0, None]
+    assert measurement.unscored_reasons == {"the model did not read the end of the source": 8}
+    assert store(engine, serving, measurement).n == 16
 
 
 def test_production_is_queried_every_time_despite_cached_scores(engine, settings: Settings, serving) -> None:

@@ -12,7 +12,7 @@ from iccm_assets.registry import base_difference, versions
 from iccm_assets.registry.base_difference import BaseDifference, find_base_difference
 from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.rollout import deployment
-from iccm_assets.settings import Settings
+from iccm_assets.settings import PromptSettings, Settings
 from iccm_assets_tests.factories.tiny_models import tiny_llama, tiny_t5
 
 
@@ -112,3 +112,14 @@ def test_a_model_that_is_not_here_is_compared_by_its_name_without_a_download(
     assert registry.find("/gone/second") is not None
     difference = registry.find("no-such-org/no-such-model")
     assert difference is not None and "iccm evaluate no-such-org/no-such-model" in difference.fix
+
+
+def test_a_prompt_that_is_set_and_not_the_bases_is_reported(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = PromptSettings(template="{{ source }}\n", system="Write.")
+    registry.settings = registry.settings.model_copy(update={"prompt": own})
+    difference = registry.find(tmp_path / "first")
+    assert difference is not None
+    assert "not the prompt of production's base (plain)" in difference.detail
+    assert f"iccm evaluate {tmp_path / 'first'}" in difference.fix

@@ -288,6 +288,28 @@ def test_arm_metrics_count_a_session_once_and_exclude_sessions_of_both_arms(
         assert load_arm_metrics(conn, NOW + timedelta(minutes=1)) == []
 
 
+def test_an_answer_at_the_token_limit_scores_zero_and_one_to_a_part_of_a_source_is_no_evidence(
+    engine: sa.Engine, settings: Settings
+) -> None:
+    """Also where the same text was scored otherwise in the same session (L10)."""
+    for number, reason in enumerate(("stop", "length", "truncated", None)):
+        serve_request(engine, settings, str(reason), "s", text="f doubles.", finish_reason=reason)
+        assert number == len(load_model_rows(engine)) - 1
+    requests: list[str] = []
+    report = score_live_responses(engine, make_orchestra(requests.append), settings)
+    rows = load_model_rows(engine)
+    assert {name: row.test_pass_rate for name, row in rows.items()} == {
+        "stop": 1.0, "length": 0.0, "truncated": None, "None": 1.0,
+    }  # fmt: skip
+    assert rows["truncated"].scored_at is not None and report.remaining == 0
+    counts = report.scored.counts()
+    assert counts["texts_with_unusable_suite"] == counts["texts_inconclusive"] == 1
+    assert len(requests) == 2  # of two members for one text
+    serve_request(engine, settings, "later", "s", text="f doubles.")
+    assert score_live_responses(engine, make_orchestra(requests.append), settings).scored.reused == 1
+    assert load_model_rows(engine)["later"].test_pass_rate == 1.0
+
+
 def test_an_answer_accepted_unchanged_reuses_its_score(engine: sa.Engine, settings: Settings) -> None:
     serve_request(engine, settings, "r", "s")
     requests: list[str] = []

@@ -11,8 +11,13 @@ from typing import Any
 
 import pytest
 
-from iccm_assets.settings import PACKAGED_CANARY_SET, PACKAGED_MODEL, PACKAGED_REHEARSAL
-from iccm_assets.simulation.base_model.build import draw_canary_rows, draw_rehearsal_rows, encode_rows
+from iccm_assets.settings import PACKAGED_AUDIT_SET, PACKAGED_CANARY_SET, PACKAGED_MODEL, PACKAGED_REHEARSAL
+from iccm_assets.simulation.base_model.build import (
+    draw_audit_rows,
+    draw_canary_rows,
+    draw_rehearsal_rows,
+    encode_rows,
+)
 from iccm_assets.simulation.developers.developers import plan_conversations
 from iccm_assets.simulation.language.families import BASE_FAMILIES, NEW_FAMILIES
 from iccm_assets.simulation.language.generator import structural_signature
@@ -24,9 +29,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
 
 
-@pytest.fixture(scope="module")
-def canary_set() -> list[dict[str, Any]]:
-    return read_rows(PACKAGED_CANARY_SET)
+SETS = {PACKAGED_CANARY_SET: draw_canary_rows, PACKAGED_AUDIT_SET: draw_audit_rows}
+
+
+@pytest.fixture(scope="module", params=SETS, ids=["canary", "audit"])
+def evaluation_set(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    return read_rows(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +47,10 @@ def normalised(text: str) -> str:
 
 
 @pytest.mark.slow
-def test_the_canary_set_is_reproduced_from_its_seed() -> None:
-    assert gzip.decompress(encode_rows(draw_canary_rows())) == gzip.decompress(
-        PACKAGED_CANARY_SET.read_bytes()
-    )
+@pytest.mark.parametrize("path", SETS, ids=["canary", "audit"])
+def test_the_canary_and_the_audit_set_are_reproduced_from_their_seeds(path: Path) -> None:
+    """The audit set is drawn without anything that the base model was trained on (X3)."""
+    assert gzip.decompress(encode_rows(SETS[path]())) == gzip.decompress(path.read_bytes())
 
 
 def test_the_rehearsal_sample_is_reproduced_from_its_seed() -> None:
@@ -51,16 +59,14 @@ def test_the_rehearsal_sample_is_reproduced_from_its_seed() -> None:
     )
 
 
-def test_the_canary_set_is_large_enough_and_every_item_can_be_solved(
-    canary_set: list[dict[str, Any]],
-) -> None:
-    slices = Counter(row["slice"] for row in canary_set)
-    assert len(canary_set) == len({row["item"] for row in canary_set}) >= 240
+def test_each_set_is_large_enough_and_every_item_can_be_solved(evaluation_set: list[dict[str, Any]]) -> None:
+    slices = Counter(row["slice"] for row in evaluation_set)
+    assert len(evaluation_set) == len({row["item"] for row in evaluation_set}) >= 600
     assert set(slices) == {*BASE_FAMILIES, *NEW_FAMILIES}
-    assert len(slices) >= 6
-    assert min(slices[family] for family in BASE_FAMILIES) >= 20  # large enough for the forgetting rule (E3)
-    assert min(slices.values()) >= 12
-    assert all(score_requirements(row["requirements"], row["test_suite"]) == (1.0, 0.0) for row in canary_set)
+    assert len(slices) >= 15 and min(slices.values()) >= 40
+    assert all(
+        score_requirements(row["requirements"], row["test_suite"]) == (1.0, 0.0) for row in evaluation_set
+    )
 
 
 def test_the_rehearsal_sample_is_base_only_and_balanced(rehearsal: list[dict[str, Any]]) -> None:
@@ -70,18 +76,19 @@ def test_the_rehearsal_sample_is_base_only_and_balanced(rehearsal: list[dict[str
     assert max(slices.values()) - min(slices.values()) <= len(rehearsal) // 50
 
 
-def test_canary_set_rehearsal_sample_and_traffic_are_disjoint(
-    canary_set: list[dict[str, Any]], rehearsal: list[dict[str, Any]]
+def test_each_set_is_disjoint_from_the_other_the_rehearsal_sample_and_traffic(
+    evaluation_set: list[dict[str, Any]], rehearsal: list[dict[str, Any]]
 ) -> None:
+    [other_set] = [rows for rows in map(read_rows, SETS) if rows != evaluation_set]
     traffic = [
         session.example
         for seed in (1, 2, 3)
         for session in plan_conversations(seed, n=80, end=date(2026, 3, 1))
     ]
-    texts = {normalised(row["requirements"]) for row in canary_set}
-    sources = {normalised(row["source_code"]) for row in canary_set}
-    shapes = {structural_signature(parse(row["requirements"])) for row in canary_set}
-    for others in ([(row["source_code"], row["requirements"]) for row in rehearsal],
+    texts = {normalised(row["requirements"]) for row in evaluation_set}
+    sources = {normalised(row["source_code"]) for row in evaluation_set}
+    shapes = {structural_signature(parse(row["requirements"])) for row in evaluation_set}
+    for others in ([(row["source_code"], row["requirements"]) for row in (*rehearsal, *other_set)],
                    [(session.source_code, session.requirements) for session in traffic]):  # fmt: skip
         assert not texts & {normalised(requirements) for _, requirements in others}
         assert not sources & {normalised(source) for source, _ in others}

@@ -181,6 +181,7 @@ def test_an_object_that_a_suite_can_describe_is_no_suspicion_either(value, descr
         "class E:\n    def __eq__(self, other): return 1 == 1\n",
         "class B:\n    def __eq__(self, other): return 1 == 1\nclass E(B): pass\n",
         "E = type('E', (int,), {'__e' + 'q__': lambda self, other: 1 == 1})\n",
+        "class E:\n    def __init__(self): self.value = 3\n    def __eq__(self, other): return 1 == 1\n",
         "import functools\nclass E:\n    __eq__ = functools.partialmethod(lambda *a: 1 == 1)\n",
     ],
 )

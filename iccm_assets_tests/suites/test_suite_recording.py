@@ -18,6 +18,7 @@ from iccm_assets.suites.recorded_inputs import InputSearch
 from iccm_assets.suites.source_edits import SourceText
 from iccm_assets.suites.suite_recording import SuiteRecording, record_suite
 from iccm_assets.suites.suite_runner import run_suite
+from iccm_assets.suites.suite_values import new_object
 from iccm_assets.suites.test_suites import parse_suite
 from iccm_assets_tests.factories.host_probe import assert_unchanged, snapshot
 from iccm_assets_tests.factories.implementations import HOSTILE
@@ -278,6 +279,41 @@ def test_literal_calls_of_docstrings_comments_and_the_conversation_are_inputs() 
     assert written & {case["args"][0] for case in record(source, texts).document["cases"]}
 
 
+def test_arguments_of_examples_are_names_objects_and_functions_of_python() -> None:
+    source = '''
+        class Node:
+            def __init__(self, value, following=None):
+                self.value, self.following = value, following
+        def apply(function, items, start=0):
+            """Apply.
+
+            >>> items = [1, 2, 3]
+            >>> apply(abs, items)
+            >>> items = [items, items]
+            >>> apply(operator.add, items, start=float("inf"))
+            >>> items = input()
+            >>> apply(len, items)
+            >>> apply(str.upper, tuple(range(2)))
+            >>> apply(max, Node(1, Node(2)))
+            >>> apply(open, [1])
+            """
+        '''
+    known = find_known_calls(SourceText.parse(dedent(source)), ())
+    assert known["apply"] == [
+        ([new_object("$function", ["abs"]), [1, 2, 3]], {}),
+        ([new_object("$function", ["operator.add"]), [[1, 2, 3], [1, 2, 3]]], {"start": float("inf")}),
+        ([new_object("$function", ["str.upper"]), (0, 1)], {}),
+        ([new_object("$function", ["max"]), new_object("Node", [1, new_object("Node", [2])])], {}),
+    ]
+
+
+def test_an_example_that_grows_is_not_followed() -> None:
+    lines = ["a = [0, 0]", *(["a = [a, a]"] * 60), "f(a)", "f([range(10 ** 9)])", "f(list(range(10 ** 9)))"]
+    doubling = "\n".join(f">>> {line}" for line in lines)
+    known = find_known_calls(SourceText.parse("def f(x): return x\n"), (doubling,))
+    assert known.get("f", []) == []
+
+
 def test_linked_nodes_are_made_also_where_the_source_defines_no_class() -> None:
     source = """
         def total(head):
@@ -304,9 +340,7 @@ def test_a_source_that_imports_what_the_judge_lacks_says_so() -> None:
     assert "not_a_package" in recording.measurement.reason
 
 
-@pytest.mark.parametrize(
-    "source", ["", "x = 1\n", "def f(:\n", "(" * 5000, "def f(each: 'Callable'): return each(1)"]
-)
+@pytest.mark.parametrize("source", ["", "x = 1\n", "def f(:\n", "(" * 5000])
 def test_what_cannot_be_recorded_has_a_reason(source: str) -> None:
     recording = record(source)
     assert (recording.measurement.status, recording.document) == ("none", None)
@@ -474,6 +508,86 @@ NEEDS = {
                     self.stack.append(node)
                     node = node.left
                 return value
+        """,
+    "a function, a key and a predicate": """
+        from functools import reduce
+        def fold(numbers: list[int], combine, key=None, keep=bool):
+            kept = [key(n) if key else n for n in filter(keep, numbers)]
+            if not kept:
+                return None
+            return reduce(combine, kept) if len(kept) < 4 else combine(kept[0], kept[-1])
+        """,
+    "functions by their hints": """
+        from collections.abc import Callable
+        class Pipeline:
+            def __init__(self, limit: int):
+                self.limit, self.steps = limit, []
+            def add(self, step: Callable[[float], float]) -> int:
+                if len(self.steps) >= self.limit:
+                    raise ValueError("full")
+                self.steps.append(step)
+                return len(self.steps)
+            def run(self, value: float) -> float:
+                for step in self.steps:
+                    value = step(value)
+                return value if self.steps else -1.0
+        """,
+    "complex numbers": """
+        def turn(point: complex, quarters: int) -> complex:
+            if quarters < 0:
+                return point.conjugate() * -1j
+            for _ in range(quarters % 4):
+                point *= 1j
+            return point if abs(point) > 2 else point * 2
+        """,
+    "what an example names": '''
+        def cover(universe, parts, costs):
+            """Choose parts.
+
+            >>> whole = {1, 2, 3, 4, 5}
+            >>> parts = {"a": {4, 1, 3}, "b": {2, 5}, "c": {1, 4, 3, 2}}
+            >>> cover(whole, parts, {"a": 5, "b": 10, "c": 3})
+            ['c', 'b']
+            """
+            if {item for part in parts.values() for item in part} != universe:
+                return None
+            covered, chosen = set(), []
+            while covered != universe:
+                best, ratio = None, float("inf")
+                for name, items in parts.items():
+                    new = len(items - covered)
+                    if new != 0 and costs[name] / new < ratio:
+                        best, ratio = name, costs[name] / new
+                chosen.append(best)
+                covered |= parts[best]
+            return chosen
+        ''',
+    "objects with an equality of their own": '''
+        class Span:
+            def __init__(self, start: int = 0, end: int = 0):
+                self.start, self.end = start, end
+            def __eq__(self, other):
+                return isinstance(other, Span) and (self.start, self.end) == (other.start, other.end)
+            @staticmethod
+            def merge(spans: list["Span"]) -> list["Span"]:
+                """Merge: Span.merge([Span(1, 3), Span(2, 6)]) is [Span(1, 6)]."""
+                merged = []
+                for span in sorted(spans, key=lambda span: span.start):
+                    if merged and span.start <= merged[-1].end:
+                        merged[-1].end = max(merged[-1].end, span.end)
+                    else:
+                        merged.append(span)
+                return merged
+        ''',
+    "an empty tree": """
+        def levels(root):
+            if not root:
+                return []
+            answer, level = [], [root]
+            while level:
+                answer.append([node.val for node in level])
+                level = [part for node in level for part in (node.left, node.right) if part]
+            return answer
         """,
     "an abstract class": """
         from abc import ABC, abstractmethod

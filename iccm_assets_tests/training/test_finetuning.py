@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from iccm_assets.errors import TrainingDivergedError, TrainingError
-from iccm_assets.models.generation import load_model
-from iccm_assets.models.tokenization import IGNORE_INDEX, encode_example
+from iccm_assets.models.generation import generate, load_model
+from iccm_assets.models.tokenization import IGNORE_INDEX
 from iccm_assets.registry.loss_curve import LossPoint
 from iccm_assets.settings import TrainingSettings
 from iccm_assets.training.dataset import Dataset
@@ -64,7 +64,7 @@ def test_the_first_recorded_losses_are_means_over_all_target_tokens_of_the_step(
     rows = tiny_dataset().with_roles("new", "rehearsal")
     total, tokens = 0.0, 0
     for row in rows:
-        encoded = encode_example(loaded.tokenizer, "causal", row.source_code, row.requirements, 2048, 1024)
+        encoded = loaded.encoder.encode_example(row.source_code, row.requirements, 2048, 1024)
         with torch.inference_mode():
             logits = loaded.model(torch.tensor([encoded.input_ids])).logits[0].log_softmax(-1)
         for position, label in enumerate(encoded.labels):
@@ -87,8 +87,7 @@ def test_the_first_recorded_losses_are_means_over_all_target_tokens_of_the_step(
 def test_neither_prompt_nor_padding_carries_loss(make: Callable[[Path], Path], tmp_path: Path) -> None:
     loaded = load_model(make(tmp_path))
     rows = [
-        encode_example(loaded.tokenizer, loaded.kind, source, "It shall run.", 100, 100)
-        for source in ("x", "y" * 40, "zz")
+        loaded.encoder.encode_example(source, "It shall run.", 100, 100) for source in ("x", "y" * 40, "zz")
     ]
 
     def loss(batch_rows: list) -> float:
@@ -141,8 +140,7 @@ def test_the_best_epoch_is_kept_and_training_stops_when_it_gets_worse(tmp_path: 
     model = trained.loaded.model
     rows = contrary.with_roles("validation")
     encoded = [
-        encode_example(trained.loaded.tokenizer, "seq2seq", row.source_code, row.requirements, 2048, 1024)
-        for row in rows
+        trained.loaded.encoder.encode_example(row.source_code, row.requirements, 2048, 1024) for row in rows
     ]
     batch = _collate(trained.loaded, encoded)
     labels = batch.pop("labels")
@@ -224,9 +222,33 @@ def test_the_process_keeps_its_own_torch_settings(tmp_path: Path) -> None:
     assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
 
 
+def test_examples_that_are_too_long_are_left_out_and_counted_and_the_answers_end(tmp_path: Path) -> None:
+    """A tenth is too long; cut examples would teach to end in the middle (L10)."""
+    rows = list(tiny_dataset(40).examples)
+    for index in range(0, len(rows), 10):
+        rows[index] = replace(rows[index], requirements="It shall " * 40)
+    dataset = Dataset(tuple(rows), 3)
+    trained = run(
+        tiny_gpt2(tmp_path / "m"), dataset=dataset, max_target_tokens=60, learning_rate=1e-2, epochs=12,
+        max_grad_norm=1.0,
+    )  # fmt: skip
+    assert trained.counts["too_long"] == 8
+    assert sum(trained.counts[role] for role in ("new", "rehearsal", "validation")) == 72
+    sources = [row.source_code for row in rows if len(row.requirements) < 60][:10]
+    answers = generate(trained.loaded, sources, max_new_tokens=60, batch_size=5)
+    assert all(answer.is_complete and answer.text.endswith(".") for answer in answers)
+
+
+def test_a_set_whose_examples_are_all_too_long_is_rejected_with_the_settings(tmp_path: Path) -> None:
+    with pytest.raises(
+        TrainingError, match=r"32 that are too long .* Raise ICCM_TRAINING__MAX_SOURCE_TOKENS"
+    ):
+        run(tiny_t5(tmp_path / "m"), max_target_tokens=8)
+
+
 def test_a_set_without_training_examples_is_rejected(tmp_path: Path) -> None:
     only_validation = Dataset(tuple(tiny_dataset().with_roles("validation")), 3)
-    with pytest.raises(TrainingError, match="new or rehearsal"):
+    with pytest.raises(TrainingError, match="no examples to train with"):
         fine_tune(
             load_model(tiny_t5(tmp_path / "m")), only_validation, TrainingSettings(), epochs=1,
             scratch=tmp_path / "s", on_progress=lambda point: None,

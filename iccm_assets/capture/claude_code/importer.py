@@ -1,4 +1,4 @@
-"""Store the sessions of Claude Code transcripts as conversations.
+"""Store the sessions of files (transcripts, rollouts, chats) as conversations.
 
 Each file is merged into the stored sessions: files may arrive in any order, grow and be imported again, and
 only new content changes a row. (C2)
@@ -8,13 +8,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
-from iccm_assets.capture.claude_code.file_limits import limit_files
-from iccm_assets.capture.claude_code.session_builder import SessionTurns, Turn
+from iccm_assets.capture.claude_code.session_builder import SessionTurns
+from iccm_assets.capture.claude_code.session_conversations import (
+    check_same,
+    explain,
+    explain_copy,
+    limit_state,
+    make_conversation,
+)
+from iccm_assets.capture.claude_code.session_details import NO_DETAILS, SessionDetails, join_details
 from iccm_assets.capture.claude_code.session_state import (
     SessionState,
     find_givers,
@@ -22,7 +28,6 @@ from iccm_assets.capture.claude_code.session_state import (
     give_turns,
     merge_session,
     parse_state,
-    to_messages,
 )
 from iccm_assets.capture.claude_code.transcripts import Transcript
 from iccm_assets.capture.conversations import (
@@ -31,14 +36,10 @@ from iccm_assets.capture.conversations import (
     preview_conversation,
     upsert_conversation,
 )
-from iccm_assets.capture.extraction import Exchange, extract_exchange, extract_requirements
+from iccm_assets.capture.extraction import Exchange, extract_exchange
 from iccm_assets.capture.messages import FilePart
 from iccm_assets.errors import InputError, OperationNotAllowedError
 from iccm_assets.settings import Settings
-
-ORIGIN = "claude-code"
-# The files of a session take at most this share of the size that a conversation may have.
-_MAX_FILE_SHARE = 0.4
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,10 @@ class SessionPreview:
 
 
 class TranscriptImporter:
-    """Imports files into the database, each session in a transaction of its own."""
+    """Imports files into the database, each session in a transaction of its own.
+
+    ``user_id``: the author of sessions that name none.
+    """
 
     def __init__(
         self,
@@ -79,8 +83,10 @@ class TranscriptImporter:
         *,
         user_id: str | None = None,
         repository: tuple[FilePart, ...] = (),
+        origin: str = "claude-code",
     ) -> None:
         self._engine = engine
+        self._origin = origin
         self._repository = repository
         self._settings = settings
         self._user_id = user_id
@@ -107,17 +113,22 @@ class TranscriptImporter:
 
     def _store(self, conn: Connection, session_id: str, new: SessionTurns) -> ImportResult:
         row = _lock_row(conn, session_id)
-        if row is not None and row.origin != ORIGIN:
+        if row is not None and row.origin != self._origin:
             reason = f"captured by {row.origin}"
             return ImportResult(session_id, "other_origin", row.id, len(new.turns), reason=reason)
+        if new.parent is not None and not new.inherited and _is_erased(conn, new.parent):
+            # The file does not say which of its turns are copies of the erased ones.
+            raise OperationNotAllowedError(f"it continues session {new.parent}, which was erased")
+        new = _set_erased_apart(conn, new)
         stored = parse_state(row.content, row.metadata) if row is not None else None
+        check_same(stored, new)
         owners = self._load_owners(conn, session_id, find_root(new, stored))
         givers = find_givers(stored, new, owners)
         with_context = new.parent is None or not _is_erased(conn, new.parent)
         state = _merge(stored, new, owners, givers, with_context=with_context)
         if not state.turns:
-            return ImportResult(session_id, "copy", reason=_explain_copy(state), continues=state.parent)
-        conversation_id, conversation = self._upsert(conn, session_id, state, row, self._user_id)
+            return ImportResult(session_id, "copy", reason=explain_copy(state), continues=state.parent)
+        conversation_id, conversation = self._upsert(conn, session_id, state, row, new.details)
         for giver in sorted(givers):
             giver_row = _lock_row(conn, giver)
             giver_state = parse_state(giver_row.content, giver_row.metadata)
@@ -140,12 +151,27 @@ class TranscriptImporter:
         )
 
     def _upsert(
-        self, conn: Connection, session_id: str, state: SessionState, row: Any, user_id: str | None
+        self,
+        conn: Connection,
+        session_id: str,
+        state: SessionState,
+        row: Any,
+        details: SessionDetails | None,
     ) -> tuple[int, Conversation]:
+        """Store a session; ``details`` is None if no file of its own is read."""
         metadata = dict(row.metadata) if row is not None else {}
-        conversation = make_conversation(session_id, _limit(state, self._settings), user_id, metadata)
+        user_id = None if details is None else details.user_id or self._user_id
+        conversation = make_conversation(
+            session_id,
+            limit_state(state, self._settings),
+            user_id,
+            metadata,
+            details=details or NO_DETAILS,
+            origin=self._origin,
+        )
         conversation = replace(conversation, repository=self._repository)
-        if row is not None and row.test_suite_origin == "attached":  # others follow from the transcript
+        # Other suites follow from the transcript.
+        if conversation.test_suite is None and row is not None and row.test_suite_origin == "attached":
             conversation = replace(conversation, test_suite=row.test_suite)
         return upsert_conversation(conn, conversation, settings=self._settings), conversation
 
@@ -153,7 +179,7 @@ class TranscriptImporter:
         """The imported sessions by the key of their first turn, read once."""
         if self._families is None:
             self._families = defaultdict(set)
-            for session_id, root in conn.execute(_ROOTS, {"origin": ORIGIN}):
+            for session_id, root in conn.execute(_ROOTS, {"origin": self._origin}):
                 self._families[root].add(session_id)
         return self._families
 
@@ -174,6 +200,8 @@ class TranscriptPreview:
         self._repository = repository
         self._user_id = user_id
         self._states: dict[str, SessionState] = {}
+        self._details: dict[str, SessionDetails] = {}
+        self._refused: dict[str, str] = {}
         self._families: dict[str, set[str]] = defaultdict(set)
 
     def add_transcript(self, transcript: Transcript) -> None:
@@ -182,6 +210,12 @@ class TranscriptPreview:
             if not new.turns and not new.inherited:
                 continue
             stored = self._states.get(session_id)
+            try:
+                check_same(stored, new)
+            except InputError as error:
+                self._refused[session_id] = error.detail
+                continue
+            self._details[session_id] = join_details(self._details.get(session_id), new.details)
             root = find_root(new, stored)
             family = self._families[root] if root else set()
             owners = {
@@ -199,46 +233,21 @@ class TranscriptPreview:
 
     def _preview(self, session_id: str, state: SessionState) -> SessionPreview:
         if not state.turns:
-            return SessionPreview(session_id, Exchange(None, None, _explain_copy(state)))
-        conversation = make_conversation(session_id, _limit(state, self._settings), self._user_id, {})
-        conversation = replace(conversation, repository=self._repository)
+            return SessionPreview(session_id, Exchange(None, None, explain_copy(state)))
+        if session_id in self._refused:
+            return SessionPreview(session_id, Exchange(None, None, self._refused[session_id]))
+        details = self._details[session_id]
+        user_id = details.user_id or self._user_id
         try:
+            conversation = make_conversation(
+                session_id, limit_state(state, self._settings), user_id, {}, details=details
+            )
+            conversation = replace(conversation, repository=self._repository)
             exchange, suite_origin = preview_conversation(conversation, self._settings)
         except InputError as error:
-            return SessionPreview(session_id, Exchange(None, None, error.detail))
+            return SessionPreview(session_id, Exchange(None, None, error.detail or str(error)))
         exchange = replace(exchange, reason=explain(exchange, state))
         return SessionPreview(session_id, exchange, suite_origin)
-
-
-def make_conversation(
-    session_id: str, state: SessionState, user_id: str | None, metadata: dict[str, Any]
-) -> Conversation:
-    """Build the conversation to store; ``metadata`` is the stored one, of which other keys remain."""
-    replaced = {"cleaned", "redacted", "source_code", "requirements"}
-    kept = {key: value for key, value in metadata.items() if key not in replaced}
-    return Conversation(
-        session_id=session_id,
-        messages=state.messages,
-        user_id=user_id,
-        timestamp=_get_accepted_at(state.turns),
-        metadata={**kept, **state.to_metadata()},
-        origin=ORIGIN,
-    )
-
-
-def explain(exchange: Exchange, state: SessionState) -> str:
-    """Say what a session lacks to be an example."""
-    if state.foreign and exchange.requirements is None:
-        return f"no new requirements since it continued {_name_parent(state)}"
-    return exchange.reason
-
-
-def _explain_copy(state: SessionState) -> str:
-    return f"all its turns belong to {_name_parent(state)}"
-
-
-def _name_parent(state: SessionState) -> str:
-    return "another session" if state.parent is None else f"session {state.parent}"
 
 
 def _merge(
@@ -255,25 +264,13 @@ def _merge(
     return merge_session(stored, new, others, reclaimed=reclaimed, with_context=with_context)
 
 
-def _limit(state: SessionState, settings: Settings) -> SessionState:
-    max_chars = int(settings.capture.max_conversation_mib * 2**20 * _MAX_FILE_SHARE)
-    return replace(state, turns=tuple(limit_files(state.turns, max_chars)))
-
-
-def _get_accepted_at(turns: tuple[Turn, ...]) -> datetime | None:
-    """Return the time of the last requirements, or of the last message in a session without any."""
-    for turn in reversed(turns):
-        if turn.role == "assistant" and extract_requirements(to_messages([turn]), {}) is not None:
-            return turn.timestamp
-    return turns[-1].timestamp
-
-
 _ROOTS = text(
     """
     select session_id, metadata -> 'transcript' ->> 'root' from iccm.conversations
     where origin = :origin and erased_at is null and metadata -> 'transcript' ->> 'root' is not null
     """
 )
+_ERASED = text("select session_id from iccm.conversations where session_id = any(:keys)")
 _TURNS = text(
     """
     select session_id, metadata -> 'turns' from iccm.conversations
@@ -295,6 +292,19 @@ def _lock_row(conn: Connection, session_id: str) -> Any:
         ),
         {"session_id": session_id},
     ).one_or_none()
+
+
+def _set_erased_apart(conn: Connection, new: SessionTurns) -> SessionTurns:
+    """Return turns without the beginning that was a session of its own and was erased: it is inherited."""
+    if new.key_prefix is None:
+        return new
+    names = [f"{new.key_prefix}{turn.key}" for turn in new.turns[:-1]]
+    keys = [erased_session_key(name) for name in names]
+    erased = set(conn.execute(_ERASED, {"keys": keys}).scalars()) if keys else set()
+    last = max((place for place, key in enumerate(keys) if key in erased), default=None)
+    if last is None:
+        return new
+    return replace(new, turns=new.turns[last + 1 :], inherited=new.turns[: last + 1], parent=names[last])
 
 
 def _is_erased(conn: Connection, session_id: str) -> bool:

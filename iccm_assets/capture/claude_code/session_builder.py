@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from iccm_assets.capture.claude_code.session_details import NO_DETAILS, SessionDetails
 from iccm_assets.capture.claude_code.tool_files import FileHistory, ToolResult
 from iccm_assets.capture.claude_code.transcript_lines import TranscriptLine
 
-MESSAGE_KINDS = frozenset({"prompt", "queued", "answer", "result", "file"})
+MESSAGE_KINDS = frozenset({"prompt", "queued", "answer", "result", "file", "system"})
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,16 @@ class SessionTurns:
     """What one file holds of a session.
 
     ``inherited``: the turns before its own, of the session that it continues; ``parent`` is that session, if
-    the file names it. ``dead``: the keys of lines outside of the live branch.
+    the file names it. ``dead``: the keys of lines outside of the live branch. ``key_prefix``: of a session
+    that is named by the key of its last turn, what stands before the key.
     """
 
     turns: list[Turn] = field(default_factory=list)
     inherited: list[Turn] = field(default_factory=list)
     parent: str | None = None
     dead: frozenset[str] = frozenset()
+    details: SessionDetails = NO_DETAILS
+    key_prefix: str | None = None
 
 
 @dataclass
@@ -154,7 +158,7 @@ class SessionBuilder:
 
 
 def _role(line: TranscriptLine) -> str:
-    return "assistant" if line.kind == "answer" else "user"
+    return {"answer": "assistant", "system": "system"}.get(line.kind, "user")
 
 
 def _as_blocks(content: str | list[Any]) -> list[Any]:

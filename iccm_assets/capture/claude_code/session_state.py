@@ -6,7 +6,8 @@ from another one belong to that one. Pure functions. (C3)
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -154,17 +155,34 @@ def give_turns(state: SessionState, session_id: str, taker: SessionState, new: S
 
 
 def merge_turns(stored: Collection[Turn], new: Collection[Turn]) -> list[Turn]:
-    """Merge turns, each once, ordered by time.
+    """Merge turns, each once, ordered by time; those of the same time keep the order of the files.
 
     Of two versions of a turn the one with more blocks is retained: an answer is written as it arrives.
     """
-    turns: dict[str, Turn] = {}
+    turns: dict[str, Turn | None] = dict.fromkeys(_merge_order(stored, new))
     for turn in (*stored, *new):
-        known = turns.setdefault(turn.key, turn)
+        known = turns[turn.key] or turn
         longer = max(known, turn, key=lambda turn: len(turn.content) if isinstance(turn.content, list) else 1)
         times = [time for time in (known.timestamp, turn.timestamp) if time is not None]
         turns[turn.key] = replace(longer, timestamp=min(times, default=None))
-    return sorted(turns.values(), key=lambda turn: turn.timestamp or _START)
+    merged = [turn for turn in turns.values() if turn is not None]
+    return sorted(merged, key=lambda turn: turn.timestamp or _START)
+
+
+def _merge_order(stored: Collection[Turn], new: Collection[Turn]) -> Iterator[str]:
+    """Yield the keys of both in order; what only one of them holds comes before the next common turn."""
+    following = deque(new)
+    common = {turn.key for turn in new}
+    for turn in stored:
+        while turn.key in common and following:
+            key = following.popleft().key
+            common.discard(key)
+            yield key
+            if key == turn.key:
+                break
+        else:
+            yield turn.key
+    yield from (turn.key for turn in following)
 
 
 def _merge_dead(state: SessionState, new: SessionTurns, leaf: datetime | None) -> frozenset[str]:

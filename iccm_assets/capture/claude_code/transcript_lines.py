@@ -42,11 +42,12 @@ _OTHER_ORIGINS = frozenset({"task-notification", "peer", "hook", "channel", "tea
 
 @dataclass(slots=True)
 class TranscriptLine:
-    """One line. ``kind`` is `prompt`, `queued`, `answer`, `result` (of tools), `file`, `queue` or `link`.
+    """One line, or message of another format.
 
-    ``key`` identifies the line in every file. ``is_root``: it says that nothing is above it. ``message``: the
-    ids of the answer that it is a part of. ``forked_from``: the session that it was copied from. ``skipped``:
-    why it is only a link. ``is_compaction``: the conversation above it was summarized here.
+    ``kind``: `prompt`, `queued`, `answer`, `system`, `result` (of tools), `file`, `queue` or `link`. ``key``
+    identifies the line in every file. ``is_root``: it says that nothing is above it. ``message``: the ids of
+    the answer that it is a part of. ``forked_from``: the session that it was copied from. ``skipped``: why it
+    is only a link. ``is_compaction``: the conversation above it was summarized here.
     """
 
     kind: str

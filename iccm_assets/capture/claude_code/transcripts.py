@@ -16,7 +16,6 @@ from iccm_assets.capture.claude_code.message_content import MalformedLineError
 from iccm_assets.capture.claude_code.queued_prompts import mark_queued_prompts
 from iccm_assets.capture.claude_code.session_builder import MESSAGE_KINDS, SessionBuilder, SessionTurns
 from iccm_assets.capture.claude_code.tool_files import ToolResult
-from iccm_assets.capture.claude_code.transcript_kinds import find_foreign_kind
 from iccm_assets.capture.claude_code.transcript_lines import (
     TranscriptLine,
     is_blank,
@@ -24,6 +23,7 @@ from iccm_assets.capture.claude_code.transcript_lines import (
     parse_line,
     read_lines,
 )
+from iccm_assets.capture.file_kinds import find_foreign_kind
 
 _HEAD_BYTES = 4096
 
@@ -44,6 +44,22 @@ class Transcript:
     head: bytes = b""
     sessions: dict[str, SessionTurns] = field(default_factory=dict)
 
+    def read_lines(
+        self, stream: BinaryIO, progress: Callable[[int], None], add_line: Callable[[bytes, bool], None]
+    ) -> None:
+        """Read a file to its end: ``add_line`` gets each line with words, and whether it is complete."""
+        for raw, complete in read_lines(stream):
+            progress(len(raw))
+            self.add_head(raw)
+            if not is_blank(raw):
+                add_line(raw, complete)
+
+    def add_head(self, raw: bytes) -> None:
+        """Keep the first bytes: of a file of another kind they are all that can be read."""
+        room = _HEAD_BYTES - len(self.head)
+        if room > 0:
+            self.head += raw[:room]
+
     @property
     def holds_conversation(self) -> bool:
         """Whether there is a message of a session."""
@@ -58,11 +74,7 @@ def read_transcript(
     ``name``: the session of lines that name none, as older versions wrote them.
     """
     reader = _Reader(name)
-    for raw, complete in read_lines(stream):
-        progress(len(raw))
-        reader.add_head(raw)
-        if not is_blank(raw):
-            reader.add_line(raw, complete)
+    reader.transcript.read_lines(stream, progress, reader.add_line)
     return reader.finish()
 
 
@@ -75,12 +87,6 @@ class _Reader:
         self._session = name
         self._known: set[tuple[str, str]] = set()
         self._occurrences: Counter[str] = Counter()
-
-    def add_head(self, raw: bytes) -> None:
-        """Keep the first bytes: of a file of another kind they are all that can be read."""
-        room = _HEAD_BYTES - len(self.transcript.head)
-        if room > 0:
-            self.transcript.head += raw[:room]
 
     def add_line(self, raw: bytes, complete: bool) -> None:
         self.transcript.lines += 1

@@ -70,6 +70,7 @@ _BARE = re.compile(r"[^\s\"'`<>,;&(){}\[\]|，。、；]{1,500}")
 _REST_OF_NAME = re.compile(r"[A-Za-z0-9_-]{0,30}")
 _SHORT_NAMES = {"pass", "pw", "pat", "auth", "sid", "salt"}  # also words of prose
 _VARIABLE = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*")
+_DIGIT = re.compile(r"[0-9]")
 _CODE = re.compile(r"[A-Za-z_][\w.]{0,100}[(\[{]")
 # A line that assigns: of a .env file, a shell, a diff, YAML, a numbered listing.
 _LINE_START = re.compile(
@@ -141,6 +142,8 @@ def _is_reference(value: str) -> bool:
 
 
 def _has_digit(value: str) -> bool:
+    if value.isascii():
+        return _DIGIT.search(value) is not None
     return any(map(str.isdigit, value))
 
 

@@ -28,10 +28,12 @@ from iccm_assets.db.tables.base import (
 )
 from iccm_assets.db.tables.suites import EVIDENCE_KINDS, SUITE_ORIGINS
 
-ORIGINS = ("gateway", "claude-code", "simulated", "import")
+ORIGINS = ("gateway", "claude-code", "simulated", "import", "codex", "openai")
 REQUIREMENT_KINDS = ("model", "accepted")
 ARMS = ("production", "canary")
 REQUEST_STATUSES = ("ok", "fallback", "error", "timeout", "rejected")
+# `length`: the answer stopped at the token limit; `truncated`: the model did not read the end of the source.
+FINISH_REASONS = ("stop", "length", "truncated")
 # `unreadable`: invalid requirements (score 0); `missing`: the reconstructor failed; `suspect` and
 # `inconclusive`: no reliable verdict.
 RECONSTRUCTION_STATUSES = ("scored", "unreadable", "missing", "suspect", "inconclusive")
@@ -172,9 +174,11 @@ requests = Table(
     Column(
         "stored_xid", BigInteger, nullable=False, server_default=text("(pg_current_xact_id())::text::bigint")
     ),
+    text_column("finish_reason"),
     enum_check("assigned_arm", ARMS),
     enum_check("arm", ARMS),
     enum_check("status", REQUEST_STATUSES),
+    enum_check("finish_reason", FINISH_REASONS),
     CheckConstraint("latency_ms >= 0 and output_tokens >= 0", name="counts"),
     Index(None, "created_at"),
     Index(None, "session_id"),

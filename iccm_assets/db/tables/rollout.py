@@ -128,6 +128,34 @@ gateway_replicas = Table(
     comment="Gateway process.",
 )
 
+TOKEN_SCOPES = ("requirements", "conversations", "feedback", "metrics", "review", "admin")
+TOKEN_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,59}"  # a regular expression
+
+gateway_tokens = Table(
+    "gateway_tokens",
+    metadata,
+    text_column("name", key=True),
+    text_column("hash", null=False),
+    # The one before the last rotation, valid for some time more.
+    text_column("previous_hash"),
+    timestamp_column("previous_until"),
+    Column("scopes", ARRAY(Text), nullable=False),
+    timestamp_column("created_at", default=True),
+    timestamp_column("rotated_at"),
+    timestamp_column("expires_at"),
+    timestamp_column("revoked_at"),
+    timestamp_column("last_used_at"),
+    Column("use_count", BigInteger, nullable=False, server_default=text("0")),
+    UniqueConstraint("hash"),
+    CheckConstraint("hash ~ '^[0-9a-f]{64}$'", name="hash"),
+    CheckConstraint(f"name ~ '^{TOKEN_NAME}$'", name="name"),
+    CheckConstraint(
+        f"cardinality(scopes) > 0 and scopes <@ array{list(TOKEN_SCOPES)}",
+        name="scopes",
+    ),
+    comment="Token of a client of the gateway; its hash, not itself.",
+)
+
 deployment_events = Table(
     "deployment_events",
     metadata,

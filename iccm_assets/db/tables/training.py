@@ -161,7 +161,7 @@ canary_results = Table(
     text_column("status", null=False),
     text_column("reason"),
     timestamp_column("created_at", default=True),
-    enum_check("set", EVALUATION_SETS),
+    enum_check("set", (*EVALUATION_SETS, "audit_set")),
     enum_check("status", RECONSTRUCTION_STATUSES),
     *range_check("test_pass_rate", "api_compatibility"),
     UniqueConstraint(

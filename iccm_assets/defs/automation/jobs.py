@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from iccm_assets.defs.automation.ops import apply_retention, score_live_responses
+from iccm_assets.defs.automation.ops import apply_retention, import_captured_sessions, score_live_responses
 from iccm_assets.settings import load_settings
 
 daily_data_job = dg.define_asset_job(
@@ -46,6 +46,14 @@ retrain_job = dg.define_asset_job(
 )
 def live_scoring_job() -> None:
     score_live_responses()
+
+
+@dg.job(
+    description="Import the coding sessions that were captured on this machine as conversations.",
+    tags={"dagster/max_runtime": "900"},
+)
+def captured_sessions_job() -> None:
+    import_captured_sessions()
 
 
 @dg.job(

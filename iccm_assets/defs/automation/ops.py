@@ -63,6 +63,24 @@ def _arm_metrics(arms: "Sequence[ArmMetrics]") -> dict[str, Any]:
 
 
 @dg.op(tags={"kind": "python"}, out=dg.Out(dg.Nothing))
+def import_captured_sessions(context: dg.OpExecutionContext, platform: PlatformResource) -> None:
+    """Import the sessions that the hook of a coding agent has captured on this machine."""
+    from iccm_assets.capture.claude_code.session_spool import deliver_sessions
+
+    report = deliver_sessions(platform.engine, platform.settings)
+    context.log.info(report.summary())
+    for line in report.unreadable:
+        context.log.error(f"captured session cannot be read: {line}")
+    context.add_output_metadata(
+        {**report.sessions, "dead_letters": len(report.dead_letters), "waiting": report.waiting}
+    )
+    # A failed run is an alert; the other sessions are stored. A reason may quote a conversation, so it is
+    # not repeated here.
+    if count := len(report.dead_letters):
+        raise dg.Failure(f"{count} captured sessions cannot be imported; `iccm capture list` says why")
+
+
+@dg.op(tags={"kind": "python"}, out=dg.Out(dg.Nothing))
 def apply_retention(context: dg.OpExecutionContext, platform: PlatformResource) -> None:
     """Delete checkpoints, datasets and rows past their retention period."""
     from iccm_assets.governance.maintenance import apply_retention

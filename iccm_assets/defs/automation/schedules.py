@@ -5,6 +5,7 @@ from datetime import UTC, date, timedelta
 import dagster as dg
 
 from iccm_assets.defs.automation.jobs import (
+    captured_sessions_job,
     daily_data_job,
     live_scoring_job,
     maintenance_job,
@@ -112,17 +113,42 @@ def weekly_retrain_schedule(
 def live_scoring_schedule(
     context: dg.ScheduleEvaluationContext, platform: PlatformResource
 ) -> dg.RunRequest | dg.SkipReason:
-    from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
-
     from iccm_assets.scoring.scoring_queue import count_rows, unscored_live_responses
 
     pending = count_rows(platform.engine, unscored_live_responses())
     if not pending:
         return dg.SkipReason("0 responses with tests are waiting for a score")
-    unfinished = dg.RunsFilter(job_name=live_scoring_job.name, statuses=NOT_FINISHED_STATUSES)
-    if runs := context.instance.get_runs(unfinished, limit=1):
-        status = runs[0].status.value.lower()
-        return dg.SkipReason(f"{pending} responses are waiting, and run {runs[0].run_id[:8]} is {status}")
+    if unfinished := _describe_unfinished_run(context, live_scoring_job.name):
+        return dg.SkipReason(f"{pending} responses are waiting, and {unfinished}")
+    return dg.RunRequest(run_key=None)
+
+
+def _describe_unfinished_run(context: dg.ScheduleEvaluationContext, job: str) -> str:
+    """Name a run of the job that is not finished, with its status; empty without one."""
+    from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+
+    unfinished = dg.RunsFilter(job_name=job, statuses=NOT_FINISHED_STATUSES)
+    runs = context.instance.get_runs(unfinished, limit=1)
+    return f"run {runs[0].run_id[:8]} is {runs[0].status.value.lower()}" if runs else ""
+
+
+@dg.schedule(
+    job=captured_sessions_job,
+    cron_schedule="*/5 * * * *",
+    execution_timezone="UTC",
+    default_status=RUNNING,
+    description="Every five minutes, when the hook of a coding agent has captured sessions on this machine.",
+)
+def captured_sessions_schedule(
+    context: dg.ScheduleEvaluationContext, platform: PlatformResource
+) -> dg.RunRequest | dg.SkipReason:
+    from iccm_assets.capture.claude_code.session_spool import list_captured_sessions
+
+    waiting = len(list_captured_sessions(platform.settings.home))
+    if not waiting:
+        return dg.SkipReason("0 captured sessions are waiting")
+    if unfinished := _describe_unfinished_run(context, captured_sessions_job.name):
+        return dg.SkipReason(f"{waiting} captured sessions are waiting, and {unfinished}")
     return dg.RunRequest(run_key=None)
 
 

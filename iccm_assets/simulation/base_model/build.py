@@ -1,13 +1,14 @@
 """Rebuild everything under ``data``.
 
     python -m iccm_assets.simulation.base_model.build canary-set     # seconds
+    python -m iccm_assets.simulation.base_model.build audit-set      # a minute
     python -m iccm_assets.simulation.base_model.build rehearsal      # seconds
     python -m iccm_assets.simulation.base_model.build base-model     # about an hour on 2 cores
     python -m iccm_assets.simulation.base_model.build all
-    python -m iccm_assets.simulation.base_model.build score          # the base model on the canary set
+    python -m iccm_assets.simulation.base_model.build score          # the base model on both sets
 
-The same seed gives the same canary set and rehearsal sample, byte for byte, on every machine; and the same
-base model on the same device class with the same number of threads (torch sums in another order elsewhere).
+The same seed gives the same sets and rehearsal sample, byte for byte, on every machine; and the same base
+model on the same device class with the same number of threads (torch sums in another order elsewhere).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -23,18 +24,27 @@ from typing import Annotated, Any
 
 import typer
 
-from iccm_assets.settings import PACKAGED_CANARY_SET, PACKAGED_MODEL, PACKAGED_REHEARSAL
+from iccm_assets.settings import (
+    PACKAGED_AUDIT_SET,
+    PACKAGED_CANARY_SET,
+    PACKAGED_MODEL,
+    PACKAGED_REHEARSAL,
+)
 from iccm_assets.simulation.language.canary_split import (
+    AUDIT_SEED,
     CANARY_SEED,
+    canary_signatures,
+    draw_distinct,
     reserved_programs,
     reserved_signatures,
 )
 from iccm_assets.simulation.language.families import BASE_FAMILIES, NEW_FAMILIES
+from iccm_assets.simulation.language.generator import ProgramDraft, structural_signature
 from iccm_assets.simulation.language.grammar import RequirementsError, parse
 from iccm_assets.simulation.language.quick_score import score_requirements
 from iccm_assets.simulation.language.suite_generator import generate_suite
 
-BASE_ITEMS, NEW_ITEMS = 22, 15
+BASE_ITEMS, NEW_ITEMS = 48, 40
 REHEARSAL_EXAMPLES = 960
 STEPS = 3000
 
@@ -44,18 +54,29 @@ Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
 
 def draw_canary_rows(seed: int = CANARY_SEED) -> list[dict[str, Any]]:
     """Draw the canary set: by family the first reserved programs, with their suites."""
+    return _add_suites(reserved_programs(seed), f"canary suite {seed}")
+
+
+def draw_audit_rows(seed: int = AUDIT_SEED) -> list[dict[str, Any]]:
+    """Draw the audit set: of the canary set's shape, without what the base model's training had."""
+    from iccm_assets.simulation.base_model.pretraining import training_programs
+
+    trained = {structural_signature(program.document) for program in training_programs(CANARY_SEED, STEPS)}
+    programs = draw_distinct(f"audit {seed}", max(BASE_ITEMS, NEW_ITEMS), canary_signatures() | trained)
+    return _add_suites(programs, f"audit suite {seed}")
+
+
+def _add_suites(programs: Mapping[str, Sequence[ProgramDraft]], name: str) -> list[dict[str, Any]]:
     return [
         {
             "item": f"{family}-{number:02d}",
             "slice": family,
             "source_code": program.source_code,
             "requirements": program.requirements,
-            "test_suite": generate_suite(
-                program.typed_document, Random(f"canary suite {seed} {family} {number}")
-            ),
+            "test_suite": generate_suite(program.typed_document, Random(f"{name} {family} {number}")),
         }
-        for family, programs in reserved_programs(seed).items()
-        for number, program in enumerate(programs[: NEW_ITEMS if family in NEW_FAMILIES else BASE_ITEMS])
+        for family, drafts in programs.items()
+        for number, program in enumerate(drafts[: NEW_ITEMS if family in NEW_FAMILIES else BASE_ITEMS])
     ]
 
 
@@ -92,6 +113,12 @@ def canary_set(seed: Seed = CANARY_SEED) -> None:
 
 
 @app.command()
+def audit_set(seed: Seed = AUDIT_SEED) -> None:
+    """Write the audit set."""
+    _write(PACKAGED_AUDIT_SET, draw_audit_rows(seed))
+
+
+@app.command()
 def rehearsal(seed: Seed = CANARY_SEED) -> None:
     """Write the rehearsal sample."""
     _write(PACKAGED_REHEARSAL, draw_rehearsal_rows(seed))
@@ -111,8 +138,9 @@ def base_model(
 
 @app.command(name="all")
 def build_all(seed: Seed = CANARY_SEED, steps: int = STEPS) -> None:
-    """Write the canary set, the rehearsal sample and the base model."""
+    """Write the canary set, the audit set, the rehearsal sample and the base model."""
     canary_set(seed)
+    audit_set()
     rehearsal(seed)
     base_model(seed, steps)
 
@@ -121,17 +149,17 @@ def build_all(seed: Seed = CANARY_SEED, steps: int = STEPS) -> None:
 def score_model(
     folder: Annotated[Path, typer.Option(help="The model to score.")] = PACKAGED_MODEL,
 ) -> None:
-    """Score a model on the canary set, in this process: it runs only code of the reconstructors."""
+    """Score a model on canary and audit set, in this process: it runs only code of the reconstructors."""
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     from iccm_assets.simulation.base_model.pretraining import generate_answers
 
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    rows = draw_canary_rows()
-    texts = generate_answers(model, tokenizer, [row["source_code"] for row in rows])
-    for line in format_score_table(rows, texts):
-        typer.echo(line)
+    for name, rows in (("canary", draw_canary_rows()), ("audit", draw_audit_rows())):
+        texts = generate_answers(model, tokenizer, [row["source_code"] for row in rows])
+        for line in (f"{name} set", *format_score_table(rows, texts)):
+            typer.echo(line)
 
 
 def format_score_table(rows: list[dict[str, Any]], texts: list[str]) -> list[str]:

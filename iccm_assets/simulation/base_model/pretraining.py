@@ -19,6 +19,7 @@ import torch
 from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration
 
 from iccm_assets.simulation.base_model.tokenizer import train_tokenizer
+from iccm_assets.simulation.language.canary_split import canary_signatures
 from iccm_assets.simulation.language.families import BASE_FAMILIES, FAMILIES
 from iccm_assets.simulation.language.generator import ProgramDraft, draw_program, structural_signature
 
@@ -49,15 +50,29 @@ def training_stream(seed: int, banned: frozenset[str]) -> Iterator[ProgramDraft]
     return draw_stream(Random(f"train {seed}"), BASE_FAMILIES, banned)
 
 
-def make_tokenizer(seed: int, banned: frozenset[str]) -> PreTrainedTokenizerFast:
-    """Train the tokenizer on all families, nine examples of a base family to four of a new one."""
-    rng = Random(f"tokenizer {seed}")
+def tokenizer_programs(seed: int, banned: frozenset[str]) -> Iterator[ProgramDraft]:
+    """Draw the examples of the tokenizer: nine of a base family to four of a new one."""
     names = [name for name in FAMILIES for _ in range(9 if name in BASE_FAMILIES else 4)]
-    source = draw_stream(rng, names, banned)
-    examples = islice(source, 12_000)
+    return islice(draw_stream(Random(f"tokenizer {seed}"), names, banned), 12_000)
+
+
+def make_tokenizer(seed: int, banned: frozenset[str]) -> PreTrainedTokenizerFast:
+    """Train the tokenizer on all families."""
     return train_tokenizer(
-        text for example in examples for text in (example.source_code, example.requirements)
+        text
+        for example in tokenizer_programs(seed, banned)
+        for text in (example.source_code, example.requirements)
     )
+
+
+def training_programs(seed: int, steps: int) -> Iterator[ProgramDraft]:
+    """Draw everything that the base model and its tokenizer are trained on, and some more of the stream.
+
+    Without the canary set's signatures only: the audit set is drawn without these.
+    """
+    banned = canary_signatures(seed)
+    yield from tokenizer_programs(seed, banned)
+    yield from islice(training_stream(seed, banned), (steps + 8) * BATCH_SIZE)
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:

@@ -1,13 +1,34 @@
-"""Name files that are not Claude Code transcripts, by what their lines hold."""
+"""Name the kind of a file by what its lines hold: what an import reads, and what people take for it. (C8)"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 Entry = Mapping[str, Any]
 
+CLAUDE_CODE = "Claude Code transcript"
+CODEX = "Codex rollout"
+OPENAI = "OpenAI messages file"
+OPENAI_BATCH = "OpenAI batch file"
+OPENAI_LOG = "OpenAI request log"
+SHAREGPT = "ShareGPT conversation"
+# The format that reads a kind of file.
+IMPORT_FORMATS = {
+    CLAUDE_CODE: "claude-code",
+    CODEX: "codex",
+    **dict.fromkeys((OPENAI, OPENAI_BATCH, OPENAI_LOG, SHAREGPT), "openai"),
+}
 PROMPT_HISTORY = "prompt history of Claude Code"
+CODEX_HISTORY = "prompt history of Codex"
+CODEX_INDEX = "index of the sessions of Codex"
+
+# Files without conversations that a program keeps beside those of a format.
+OWN_FILES = {
+    "claude-code": frozenset({PROMPT_HISTORY}),
+    "codex": frozenset({CODEX_HISTORY, CODEX_INDEX}),
+}
 
 _CODEX_TYPES = frozenset({"session_meta", "response_item", "event_msg", "turn_context", "compacted"})
 _PI_TYPES = frozenset({"message", "model_change", "thinking_level_change"})
@@ -27,7 +48,7 @@ def _is_codex(entry: Entry) -> bool:
     kind = str(entry.get("type"))
     if kind in _CODEX_TYPES or "record_type" in entry:
         return True
-    if kind.startswith(_CODEX_EVENT_PREFIXES):
+    if "type" not in entry and all(name in entry for name in ("id", "timestamp", "instructions")):
         return True
     if kind in {"function_call", "function_call_output", "reasoning", "local_shell_call"}:
         return True
@@ -35,6 +56,28 @@ def _is_codex(entry: Entry) -> bool:
     blocks = content if isinstance(content, list) else []
     items = (str(block.get("type")) for block in blocks if isinstance(block, Mapping))
     return kind == "message" and any(item in _CODEX_CONTENT for item in items)
+
+
+def _is_codex_output(entry: Entry) -> bool:
+    return str(entry.get("type")).startswith(_CODEX_EVENT_PREFIXES)
+
+
+def _is_claude_code(entry: Entry) -> bool:
+    """Whether a line is of a transcript; older versions name no session."""
+    kind = str(entry.get("type"))
+    if "sessionId" in entry and isinstance(entry.get("type"), str):
+        return True
+    is_message = kind in {"user", "assistant"} and isinstance(entry.get("message"), Mapping)
+    return (is_message and "session_id" not in entry) or (kind == "summary" and "leafUuid" in entry)
+
+
+def _is_openai(entry: Entry) -> bool:
+    return isinstance(entry.get("messages"), list) and "projectHash" not in entry
+
+
+def _is_openai_log(entry: Entry) -> bool:
+    request = entry.get("request")
+    return isinstance(request, Mapping) and isinstance(request.get("messages"), list)
 
 
 def _is_stream_json(entry: Entry) -> bool:
@@ -64,16 +107,28 @@ def _is_pi(entry: Entry) -> bool:
     return "parentId" in entry and "parentUuid" not in entry and str(entry.get("type")) in _PI_TYPES
 
 
+# What names the kind of a file that is one JSON document; only its beginning is searched.
+_SIGNS = (
+    (re.compile(r'"(?:parentUuid|leafUuid)"\s{0,9}:'), CLAUDE_CODE),
+    (re.compile(r'"type"\s{0,9}:\s{0,9}"(?:session_meta|response_item)"'), CODEX),
+    (re.compile(r'"conversations"\s{0,9}:\s{0,9}\['), SHAREGPT),
+    (re.compile(r'"messages"\s{0,9}:\s{0,9}\['), OPENAI),
+)
 # The first that holds names the file.
 _KINDS: tuple[tuple[str, Callable[[Entry], bool]], ...] = (
     (
         "OpenTelemetry export (OTLP)",
         lambda entry: any(name in entry for name in ("resourceSpans", "resourceLogs")),
     ),
-    ("Codex rollout", _is_codex),
+    (CLAUDE_CODE, _is_claude_code),
+    (CODEX, _is_codex),
+    ("output of `codex exec --json`", _is_codex_output),
     ("stream-json output of `claude -p`", _is_stream_json),
-    ("OpenAI batch file", _has("custom_id", "body")),
-    ("ShareGPT conversation", _is_list("conversations")),
+    (OPENAI_BATCH, _has("custom_id", "body")),
+    ("OpenAI batch output without its prompts", _has("custom_id", "response")),
+    (SHAREGPT, _is_list("conversations")),
+    (OPENAI, _is_openai),
+    (OPENAI_LOG, _is_openai_log),
     ("Cursor export", _is_cursor),
     ("GitHub Copilot session", _is_copilot),
     ("pi session", _is_pi),
@@ -82,8 +137,9 @@ _KINDS: tuple[tuple[str, Callable[[Entry], bool]], ...] = (
     ("ChatGPT export", _has("mapping")),
     ("Gemini CLI session", _has("projectHash")),
     (PROMPT_HISTORY, _has("display", "pastedContents")),
-    ("OpenAI messages file", _is_list("messages")),
-    ("OpenAI response file", _is_list("choices")),
+    (CODEX_HISTORY, _has("session_id", "ts", "text")),
+    (CODEX_INDEX, _has("id", "thread_name", "updated_at")),
+    ("OpenAI response file without its prompts", _is_list("choices")),
     ("list of chat messages", _is_message),
     ("preference data set", _has("chosen", "rejected")),
     ("instruction data set", _has("instruction", "output")),
@@ -103,15 +159,19 @@ _MAGIC = (
 )
 
 
-def find_foreign_kind(entry: Entry) -> str | None:
-    """Return what a JSON object belongs to, None if it may be a line of a Claude Code transcript."""
-    if "sessionId" in entry and isinstance(entry.get("type"), str):
-        return None
+def find_kind(entry: Entry) -> str | None:
+    """Return the kind of file that a JSON object is a line of; None if it is unknown."""
     return next((name for name, holds in _KINDS if holds(entry)), None)
 
 
+def find_foreign_kind(entry: Entry, own_kinds: Collection[str] = (CLAUDE_CODE,)) -> str | None:
+    """Return what a JSON object belongs to, None if it may be a line of a file of ``own_kinds``."""
+    kind = find_kind(entry)
+    return None if kind in own_kinds else kind
+
+
 def find_file_kind(head: bytes) -> str:
-    """Return what a file is that holds no line of a transcript, by its first bytes."""
+    """Return what a file is none of whose lines could be read, by its first bytes."""
     for magic, name in _MAGIC:
         if head.startswith(magic):
             return name
@@ -130,6 +190,10 @@ def _find_text_kind(head: bytes) -> str:
     except UnicodeDecodeError:
         return "binary file or text that is not UTF-8"
     first, _, rest = text.partition("\n")
+    if text.startswith(("[", "{")):
+        sign = next((kind for pattern, kind in _SIGNS if pattern.search(text)), None)
+        if sign is not None:
+            return sign
     if text.startswith("["):
         return "JSON array"
     if text.startswith("{"):

@@ -9,8 +9,8 @@ import re
 
 import pytest
 
-from iccm_assets.capture.claude_code.transcript_kinds import find_file_kind
 from iccm_assets.capture.claude_code.transcripts import read_transcript
+from iccm_assets.capture.file_kinds import find_file_kind
 from iccm_assets_tests.factories.transcripts import TranscriptBuilder
 
 MESSAGES = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "It shall."}]
@@ -24,7 +24,10 @@ FOREIGN: dict[str, list[object]] = {
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]},
         {"record_type": "state"},
     ],
-    "Codex rollout (exec)": [{"type": "thread.started", "thread_id": "x"}, {"type": "item.completed"}],
+    "output of `codex exec --json`": [
+        {"type": "thread.started", "thread_id": "x"},
+        {"type": "item.completed"},
+    ],
     "stream-json output of `claude -p`": [
         {"type": "system", "subtype": "init", "session_id": "a"},
         {"type": "user", "message": MESSAGES[0], "session_id": "a", "parent_tool_use_id": None},
@@ -42,13 +45,13 @@ FOREIGN: dict[str, list[object]] = {
     "Cursor export (agent)": [{"role": "user", "message": {"content": [{"type": "text", "text": "hi"}]}}],
     "GitHub Copilot session": [{"type": "session.start", "data": {}, "id": "a", "parentId": None}],
     "pi session": [{"type": "message", "id": "a", "parentId": None, "message": MESSAGES[0]}],
-    "OpenAI response file": [{"choices": [{"message": MESSAGES[1]}]}],
+    "OpenAI response file without its prompts": [{"choices": [{"message": MESSAGES[1]}]}],
     "Langfuse or other trace export (Phoenix)": [{"context": {}, "span_kind": "LLM"}],
     "Gemini CLI session": [{"sessionId": "g", "projectHash": "h", "messages": []}],
     "prompt history of Claude Code": [{"display": "hi", "pastedContents": {}, "project": "/w"}],
 }
 # Of one kind there are several forms.
-_VARIANT = re.compile(r" \((?:old|exec|agent|LangSmith|Phoenix)\)$")
+_VARIANT = re.compile(r" \((?:old|agent|LangSmith|Phoenix)\)$")
 
 
 def read(raw: bytes):

@@ -1,0 +1,1 @@
+"""Read the rollouts of the Codex command line."""

@@ -1,0 +1,1 @@
+"""Read chats in the formats of OpenAI and ShareGPT."""
