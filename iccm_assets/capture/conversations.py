@@ -6,6 +6,7 @@ Everything that arrives is stored; a later filter decides, with a reason, whethe
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -38,6 +39,7 @@ __all__ = [
     "sha256_of_source",
     "store_conversation",
     "upsert_conversation",
+    "upsert_conversations",
     "validate_user_id",
 ]
 
@@ -57,6 +59,18 @@ def upsert_conversation(
     return store_conversation(conn, conversation, settings or get_settings()).conversation_id
 
 
+def upsert_conversations(
+    conn: Connection, conversations: Sequence[Conversation], settings: Settings
+) -> dict[str, int]:
+    """Store conversations of different sessions together, and return their ids by session.
+
+    It takes a few statements, however many there are. Raises what ``store_conversation`` raises for any of
+    them; the caller then rolls back to where it was.
+    """
+    rows = [prepare_conversation(conversation, settings) for conversation in conversations]
+    return _store_rows(conn, rows, conversations) if rows else {}
+
+
 def store_conversation(
     conn: Connection, conversation: Conversation, settings: Settings
 ) -> StoredConversation:
@@ -68,19 +82,31 @@ def store_conversation(
     or token) and ``OperationNotAllowedError`` (erased session).
     """
     row = prepare_conversation(conversation, settings)
-    conversation_id, changed = _upsert_conversation(conn, row)
-    row.values["conversation_id"] = conversation_id
-    _reject_erased(conn, conversation.session_id)
-    changed |= _upsert_accepted(conn, row)
-    for response in row.responses:
-        changed |= _upsert_response(conn, row, response)
-    changed |= _rate(conn, conversation.session_id, None, conversation.rating, row.comment)
-    if changed:
+    ids = _store_rows(conn, [row], [conversation])
+    return StoredConversation(ids[conversation.session_id], row.exchange)
+
+
+def _store_rows(
+    conn: Connection, rows: Sequence[PreparedConversation], conversations: Sequence[Conversation]
+) -> dict[str, int]:
+    ids, opened, changed = _upsert_rows(conn, rows)
+    for row in rows:
+        row.values["conversation_id"] = ids[row.values["session_id"]]
+    _reject_erased(conn, ids)
+    changed |= _upsert_accepted(conn, rows)
+    for row, conversation in zip(rows, conversations, strict=True):
+        session = conversation.session_id
+        for response in row.responses:
+            if _upsert_response(conn, row, response):
+                changed.add(session)
+        if _rate(conn, session, None, conversation.rating, row.comment):
+            changed.add(session)
+    if touched := [ids[session] for session in changed - opened]:
         conn.execute(
-            text("update iccm.conversations set updated_at = iccm.now() where id = :id"),
-            {"id": conversation_id},
+            text("update iccm.conversations set updated_at = iccm.now() where id = any(:ids)"),
+            {"ids": touched},
         )
-    return StoredConversation(conversation_id, row.exchange)
+    return ids
 
 
 def preview_conversation(conversation: Conversation, settings: Settings) -> tuple[Exchange, str | None]:
@@ -99,100 +125,183 @@ def erased_session_key(session_id: str) -> str:
     return ERASED_PREFIX + hashlib.sha256(session_id.encode("utf-8")).hexdigest()
 
 
-def _reject_erased(conn: Connection, session_id: str) -> None:
-    """Reject an erased session after its row was written: a concurrent erasure has committed by then."""
-    erased = text("select exists (select from iccm.conversations where session_id = :name)")
-    if conn.execute(erased, {"name": erased_session_key(session_id)}).scalar_one():
-        raise OperationNotAllowedError(f"session {session_id} was erased and is not recorded again")
+def _unnest(types: Mapping[str, str]) -> str:
+    """Write the relation ``v`` of parameters that are lists, one for each column, with the row's position."""
+    columns = ", ".join(f"cast(:{name} as {kind}[])" for name, kind in types.items())
+    names = ", ".join(f'"{name}"' for name in types)
+    return f"unnest({columns}) with ordinality as v({names}, position)"
 
 
-_INSERT_CONVERSATION = text(
-    """
-    insert into iccm.conversations (session_id, user_id, token_name, "timestamp", content, metadata, origin)
-    values (:session_id, :user_id, :token_name, coalesce(cast(:timestamp as timestamptz), iccm.now()),
-            cast(:content as jsonb), cast(:metadata as jsonb), :origin)
-    on conflict (session_id) do nothing returning id
-    """
-)
-_LOCK_CONVERSATION = text(
-    """
-    select id, user_id, token_name, erased_at from iccm.conversations
-    where session_id = :session_id for update
-    """
-)
-_NEW_VALUES = """(:user_id, :token_name, coalesce(cast(:timestamp as timestamptz), "timestamp"),
-    cast(:content as jsonb), cast(:metadata as jsonb), :origin)"""
-_UPDATE_CONVERSATION = text(
+def _columns(types: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    values = list(rows)
+    return {name: [row[name] for row in values] for name in types}
+
+
+def _reject_erased(conn: Connection, sessions: Iterable[str]) -> None:
+    """Reject erased sessions after their rows were written: a concurrent erasure has committed by then."""
+    keys = {erased_session_key(session): session for session in sessions}
+    erased = text("select session_id from iccm.conversations where session_id = any(:keys) limit 1")
+    if (key := conn.execute(erased, {"keys": list(keys)}).scalar_one_or_none()) is not None:
+        raise _erased(keys[key])
+
+
+def _erased(session: str) -> OperationNotAllowedError:
+    return OperationNotAllowedError(f"session {session} was erased and is not recorded again")
+
+
+_CONVERSATION = {
+    "session_id": "text",
+    "user_id": "text",
+    "token_name": "text",
+    "timestamp": "timestamptz",
+    "content": "text",
+    "metadata": "text",
+    "origin": "text",
+}
+_INSERT_CONVERSATIONS = text(
     f"""
-    update iccm.conversations
+    insert into iccm.conversations (session_id, user_id, token_name, "timestamp", content, metadata, origin)
+    select session_id, user_id, token_name, coalesce("timestamp", iccm.now()), content::jsonb,
+        metadata::jsonb, origin
+    from {_unnest(_CONVERSATION)}
+    on conflict (session_id) do nothing returning session_id, id
+    """
+)
+_LOCK_CONVERSATIONS = text(
+    """
+    select session_id, id, user_id, token_name, erased_at from iccm.conversations
+    where session_id = any(:sessions) order by id for update
+    """
+)
+_STORED_CONVERSATION = {**_CONVERSATION, "id": "bigint"}
+_NEW_VALUES = """(v.user_id, v.token_name, coalesce(v."timestamp", c."timestamp"), v.content::jsonb,
+    v.metadata::jsonb, v.origin)"""
+_UPDATE_CONVERSATIONS = text(
+    f"""
+    update iccm.conversations c
     set (user_id, token_name, "timestamp", content, metadata, origin) = {_NEW_VALUES}
-    where id = :id
-        and (user_id, token_name, "timestamp", content, metadata, origin) is distinct from {_NEW_VALUES}
+    from {_unnest(_STORED_CONVERSATION)}
+    where c.id = v.id
+        and (c.user_id, c.token_name, c."timestamp", c.content, c.metadata, c.origin)
+            is distinct from {_NEW_VALUES}
+    returning c.session_id
     """
 )
 
 
-def _upsert_conversation(conn: Connection, row: PreparedConversation) -> tuple[int, bool]:
-    """Return the id, and whether the row is new or changed. Of two writers at once, the first opens it."""
-    inserted = conn.execute(_INSERT_CONVERSATION, row.values).scalar_one_or_none()
-    if inserted is not None:
-        return int(inserted), True
-    stored = conn.execute(_LOCK_CONVERSATION, row.values).one_or_none()
-    if stored is None or stored.erased_at is not None:  # an erasure renames the session
-        raise OperationNotAllowedError(
-            f"session {row.values['session_id']} was erased and is not recorded again"
-        )
-    owner = SessionOwner(stored.user_id, stored.token_name)
-    writer = SessionOwner(row.values["user_id"], row.values["token_name"])
-    if not may_write(owner, writer):
-        raise SessionOwnershipError
-    values = {**row.values, **asdict(merge_owner(owner, writer)), "id": stored.id}
-    return int(stored.id), conn.execute(_UPDATE_CONVERSATION, values).rowcount > 0
+def _upsert_rows(
+    conn: Connection, rows: Sequence[PreparedConversation]
+) -> tuple[dict[str, int], set[str], set[str]]:
+    """Return the ids by session, the new sessions, and those that are new or changed.
 
-
-# Scores depend on the text, the source and the suite. jsonb treats 1 and 1.0 as equal, the judge does not:
-# suites are compared as text.
-_CHANGED = """
-    (r.text, r.source_sha256, r.test_suite::text, r.test_suite_origin) is distinct from (:text,
-        cast(:source_sha256 as text), cast(:test_suite as jsonb)::text, cast(:test_suite_origin as text))
-"""
-_INSERT_TEXT = text(
+    Of two writers of a session at once, the first opens it.
     """
+    values = sorted((row.values for row in rows), key=lambda row: row["session_id"])
+    inserted = conn.execute(_INSERT_CONVERSATIONS, _columns(_CONVERSATION, values))
+    ids = {row.session_id: int(row.id) for row in inserted}
+    opened, changed = set(ids), set(ids)
+    if known := [row for row in values if row["session_id"] not in opened]:
+        merged = _merge_owners(conn, known)
+        ids |= {row["session_id"]: row["id"] for row in merged}
+        updated = conn.execute(_UPDATE_CONVERSATIONS, _columns(_STORED_CONVERSATION, merged))
+        changed |= set(updated.scalars())
+    return ids, opened, changed
+
+
+def _merge_owners(conn: Connection, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lock the stored rows of sessions, and return the new ones with their ids and owners."""
+    sessions = [row["session_id"] for row in rows]
+    stored = {row.session_id: row for row in conn.execute(_LOCK_CONVERSATIONS, {"sessions": sessions})}
+    merged = []
+    for row in rows:
+        before = stored.get(row["session_id"])
+        if before is None or before.erased_at is not None:  # an erasure renames the session
+            raise _erased(row["session_id"])
+        owner = SessionOwner(before.user_id, before.token_name)
+        writer = SessionOwner(row["user_id"], row["token_name"])
+        if not may_write(owner, writer):
+            raise SessionOwnershipError
+        merged.append({**row, **asdict(merge_owner(owner, writer)), "id": int(before.id)})
+    return merged
+
+
+_TEXT = {
+    "session_id": "text",
+    "conversation_id": "bigint",
+    "kind": "text",
+    "text": "text",
+    "request_id": "text",
+    "model_version": "text",
+    "arm": "text",
+    "source_sha256": "text",
+    "test_suite": "text",
+    "test_suite_origin": "text",
+    "created_at": "timestamptz",
+}
+_INSERT_TEXTS = text(
+    f"""
     insert into iccm.requirements (session_id, conversation_id, kind, text, request_id, model_version, arm,
         source_sha256, test_suite, test_suite_origin, created_at)
-    values (:session_id, :conversation_id, :kind, :text, :request_id, :model_version, :arm,
-        :source_sha256, cast(:test_suite as jsonb), :test_suite_origin,
-        coalesce(cast(:created_at as timestamptz), iccm.now()))
+    select session_id, conversation_id, kind, text, request_id, model_version, arm, source_sha256,
+        test_suite::jsonb, test_suite_origin, coalesce(created_at, iccm.now())
+    from {_unnest(_TEXT)}
     """
 )
-_MOVE_TEXT = text(
-    """
-    update iccm.requirements set conversation_id = :conversation_id,
-        model_version = coalesce(:model_version, model_version), arm = coalesce(:arm, arm)
-    where id = :id
+# A suite that was collected for, or recorded from, the same source stays where no other came. Scores depend
+# on text, source and suite. jsonb treats 1 and 1.0 as equal, the judge does not: suites are compared as text.
+_STORED_TEXTS = f"""
+    select v.position as number, r.id, r.session_id, keeps_suite,
+        case when keeps_suite then r.text is distinct from v.text
+            else (r.text, r.source_sha256, r.test_suite::text, r.test_suite_origin) is distinct from
+                (v.text, v.source_sha256, v.test_suite::jsonb::text, v.test_suite_origin) end as changed,
+        (r.conversation_id, r.model_version, r.arm) is distinct from (v.conversation_id,
+            coalesce(v.model_version, r.model_version), coalesce(v.arm, r.arm)) as moved
+    from {_unnest(_TEXT)}
+    cross join lateral (  -- one look-up in the index for each row, whatever the size of the table
+        select * from iccm.requirements r where {{condition}} limit 1 for update
+    ) as r
+    cross join lateral (
+        select coalesce(v.test_suite is null and r.test_suite_origin in ('collected', 'recorded')
+            and r.source_sha256 = v.source_sha256, false)
+    ) as kept(keeps_suite)
+"""
+_STORED_TEXT = {**_TEXT, "id": "bigint", "keeps_suite": "boolean"}
+_MOVE_TEXTS = text(
+    f"""
+    update iccm.requirements r set conversation_id = v.conversation_id,
+        model_version = coalesce(v.model_version, r.model_version), arm = coalesce(v.arm, r.arm)
+    from {_unnest(_STORED_TEXT)} where r.id = v.id
     """
 )
-_FOUND_BEFORE = """
-    select r.test_suite::text, r.test_suite_origin from iccm.requirements r
-    where r.test_suite_origin in ('collected', 'recorded') and r.source_sha256 = :source_sha256
-"""
-_UNSCORED = """
-    test_pass_rate = null, implementation_variance = null, api_compatibility = null, scored_at = null,
-    judge_version = null, orchestra = null, evidence = null
-"""
+_REPLACE_TEXTS = text(
+    f"""
+    update iccm.requirements r set text = v.text, source_sha256 = v.source_sha256,
+        test_suite = case when v.keeps_suite then r.test_suite else v.test_suite::jsonb end,
+        test_suite_origin = case when v.keeps_suite then r.test_suite_origin else v.test_suite_origin end,
+        test_pass_rate = null, implementation_variance = null, api_compatibility = null, scored_at = null,
+        judge_version = null, orchestra = null, evidence = null
+    from {_unnest(_STORED_TEXT)} where r.id = v.id
+    """
+)
 
 
-def _upsert_accepted(conn: Connection, row: PreparedConversation) -> bool:
-    """Store the accepted text: at most one row per session. Return whether it changed."""
-    if row.exchange.requirements is None:
-        deleted = conn.execute(
-            text("delete from iccm.requirements where session_id = :session_id and kind = 'accepted'"),
-            row.values,
-        )
-        return deleted.rowcount > 0
+def _upsert_accepted(conn: Connection, rows: Sequence[PreparedConversation]) -> set[str]:
+    """Store the accepted texts: at most one row per session. Return the sessions of which it changed."""
     unset = dict.fromkeys(("request_id", "model_version", "arm", "created_at"))
-    values = {**row.values, **unset, "kind": "accepted", "text": row.exchange.requirements}
-    return _upsert_text(conn, values, "r.session_id = :session_id and r.kind = 'accepted'")
+    texts = [
+        {**row.values, **unset, "kind": "accepted", "text": row.exchange.requirements}
+        for row in rows
+        if row.exchange.requirements is not None
+    ]
+    changed = _upsert_texts(conn, texts, "r.session_id = v.session_id and r.kind = 'accepted'")
+    without = {row.values["session_id"] for row in rows} - {row["session_id"] for row in texts}
+    if without:
+        delete = text(
+            "delete from iccm.requirements where session_id = any(:sessions) and kind = 'accepted'"
+            " returning session_id"
+        )
+        changed |= set(conn.execute(delete, {"sessions": list(without)}).scalars())
+    return changed
 
 
 def _upsert_response(conn: Connection, row: PreparedConversation, item: PreparedResponse) -> bool:
@@ -204,55 +313,37 @@ def _upsert_response(conn: Connection, row: PreparedConversation, item: Prepared
     origin = None if suite is None else row.values["test_suite_origin"]
     own = {"source_sha256": item.source_sha256, "test_suite": suite, "test_suite_origin": origin}
     values = {**row.values, **asdict(response), **own, "kind": "model"}
-    changed = _upsert_text(conn, values, "r.request_id = :request_id")
+    changed = bool(_upsert_texts(conn, [values], "r.request_id = v.request_id"))
     session_id = row.values["session_id"]
     return changed | _rate(conn, session_id, response.request_id, response.rating, response.comment)
 
 
-def _upsert_text(conn: Connection, values: dict[str, Any], condition: str) -> bool:
-    """Insert the requirements row that ``condition`` identifies, or update it. Return whether it changed.
-
-    A suite that was collected for, or recorded from, the same source stays where no other came.
-    """
-    if values["test_suite"] is None:
-        before = conn.execute(text(f"{_FOUND_BEFORE} and {condition}"), values).one_or_none()
-        if before is not None:
-            values = {**values, "test_suite": before[0], "test_suite_origin": before[1]}
-    stored = conn.execute(
-        text(
-            f"""
-            select r.id, r.session_id, {_CHANGED} as changed,
-                (r.conversation_id, r.model_version, r.arm) is distinct from
-                (:conversation_id, coalesce(:model_version, r.model_version), coalesce(:arm, r.arm)) as moved
-            from iccm.requirements r where {condition} for update
-            """
-        ),
-        values,
-    ).one_or_none()
-    if stored is None:
-        conn.execute(_INSERT_TEXT, values)
-        return True
-    if stored.session_id != values["session_id"]:
-        raise InputError(f"request {values['request_id']} belongs to another session")
-    if stored.moved:
-        conn.execute(_MOVE_TEXT, {**values, "id": stored.id})
-    return bool(stored.moved) | (bool(stored.changed) and _replace_text(conn, stored.id, values))
-
-
-def _replace_text(conn: Connection, requirement_id: int, values: dict[str, Any]) -> bool:
-    """Store a changed text, source or suite; its old scores and reconstructions do not apply to it."""
-    conn.execute(text("delete from iccm.reconstructions where requirement_id = :id"), {"id": requirement_id})
-    conn.execute(
-        text(
-            f"""
-            update iccm.requirements set text = :text, source_sha256 = :source_sha256,
-                test_suite = cast(:test_suite as jsonb), test_suite_origin = :test_suite_origin, {_UNSCORED}
-            where id = :id
-            """
-        ),
-        {**values, "id": requirement_id},
-    )
-    return True
+def _upsert_texts(conn: Connection, rows: Sequence[dict[str, Any]], condition: str) -> set[str]:
+    """Insert the requirements rows that ``condition`` identifies, or update them; return changed sessions."""
+    if not rows:
+        return set()
+    query = text(_STORED_TEXTS.format(condition=condition))
+    stored = {row.number - 1: row for row in conn.execute(query, _columns(_TEXT, rows))}
+    new = [row for index, row in enumerate(rows) if index not in stored]
+    if new:
+        conn.execute(_INSERT_TEXTS, _columns(_TEXT, new))
+    moved, replaced = [], []
+    for index, before in stored.items():
+        row = {**rows[index], "id": before.id, "keeps_suite": before.keeps_suite}
+        if before.session_id != row["session_id"]:
+            raise InputError(f"request {row['request_id']} belongs to another session")
+        if before.moved:
+            moved.append(row)
+        if before.changed:
+            replaced.append(row)
+    if moved:
+        conn.execute(_MOVE_TEXTS, _columns(_STORED_TEXT, moved))
+    if replaced:
+        # The old scores and reconstructions do not apply to a changed text, source or suite.
+        delete = text("delete from iccm.reconstructions where requirement_id = any(:ids)")
+        conn.execute(delete, {"ids": [row["id"] for row in replaced]})
+        conn.execute(_REPLACE_TEXTS, _columns(_STORED_TEXT, replaced))
+    return {row["session_id"] for row in (*new, *moved, *replaced)}
 
 
 def _rate(

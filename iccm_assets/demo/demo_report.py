@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, select, text
 from iccm_assets.cli.console import make_table
 from iccm_assets.cli.run_job import JobResult
 from iccm_assets.db import tables as t
-from iccm_assets.evaluation.confidence_bounds import confidence_above
+from iccm_assets.evaluation.confidence_bounds import confidence_above, confidence_of_harm
 from iccm_assets.evaluation.gate_evidence import GateEvidence, Verdict
 from iccm_assets.evaluation.quality_gate import find_detectable_loss
 from iccm_assets.registry import training_runs, versions
@@ -29,8 +29,8 @@ ALL_ITEMS = "all"
 SPARKLINE_BLOCKS = "▁▂▃▄▅▆▇█"
 OUTCOME_COLORS = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 CONFIDENCE_NOTE = (
-    "[dim]better, worse: one-sided paired confidence that the mean changed in that direction; detectable: the"
-    " smallest loss of the slice that the gate would have called forgetting[/]"
+    "[dim]better: one-sided paired confidence that the mean rose; worse: that it fell, as the gate"
+    " computes it; detectable: the smallest loss of the slice that the gate would have called forgetting[/]"
 )
 
 # Only filtered days count: conversations during a rollout belong to later days.
@@ -191,7 +191,7 @@ def make_slice_rows(evidence: GateEvidence, settings: EvaluationSettings) -> lis
                 "after": fmean(item.candidate for item in items),
                 "change": fmean(differences),
                 "better": confidence_above(differences, 0.0, -1.0),
-                "worse": confidence_above([-difference for difference in differences], 0.0, -1.0),
+                "worse": confidence_of_harm([-difference for difference in differences], 0.0, -1.0),
                 "detectable": find_detectable_loss([item.production for item in items], settings),
             }
         )

@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, text
 from sqlalchemy.dialects.postgresql import JSONB
 
-from iccm_assets.capture.conversations import Conversation, erased_session_key, upsert_conversation
+from iccm_assets.capture.conversations import Conversation, erased_session_key, upsert_conversations
 from iccm_assets.capture.extraction import find_sources
 from iccm_assets.capture.session_ownership import SessionOwner, may_write, merge_owner
 from iccm_assets.db.locks import Lock, acquire_lock
@@ -74,11 +74,11 @@ _FEEDBACK = """
 """
 # Ratings affect the filtering of the day, so the conversation counts as changed (P6).
 _TOUCH = "update iccm.conversations set updated_at = iccm.now() where session_id = :session_id"
-_CONVERSATION = """
-    select c.id, c.content, c.metadata, c.origin, r.test_suite
+_CONVERSATIONS = """
+    select c.session_id, c.id, c.content, c.metadata, c.origin, r.test_suite
     from iccm.conversations c
     left join iccm.requirements r on r.session_id = c.session_id and r.kind = 'accepted'
-    where c.session_id = :session for update of c
+    where c.session_id = any(:sessions) order by c.id for update of c
 """
 
 _KEEP_SOURCES = """
@@ -199,16 +199,11 @@ def _store_responses(
             by_session[record["row"]["session_id"]].append(record)
     if not by_session:
         return
-    conversations: dict[str, int] = {}
-    for session, session_records in by_session.items():
-        try:
-            with conn.begin_nested():
-                conversations[session] = _extend_conversation(
-                    conn, session, session_records, owners[session], settings
-                )
-        except IccmError as error:
-            # Usually the conversation is too large; its responses and requests are stored without it.
-            log.warning("a conversation was not extended: %s", error)
+    try:
+        with conn.begin_nested():
+            conversations = _extend_conversations(conn, by_session, owners, settings)
+    except IccmError:
+        conversations = _extend_one_by_one(conn, by_session, owners, settings)
     conn.execute(
         text(_RESPONSES).bindparams(bindparam("conversations", type_=JSONB)),
         {"conversations": conversations, "new_ids": sorted(new_ids)},
@@ -237,14 +232,49 @@ def _read_counts(stored: Any) -> Counter[str]:
     return Counter({name: count for name, count in counts if type(count) is int})
 
 
-def _extend_conversation(
-    conn: Connection, session: str, records: Sequence[Record], owner: SessionOwner, settings: Settings
-) -> int:
-    """Append the responses to the session's conversation, unless it was completed; return its id."""
-    row = conn.execute(text(_CONVERSATION), {"session": session}).one_or_none()
-    if row is not None and (row.origin != "gateway" or row.metadata.get("completed")):
-        _keep_sources(conn, row, records)
-        return int(row.id)
+def _extend_one_by_one(
+    conn: Connection,
+    by_session: Mapping[str, Sequence[Record]],
+    owners: Mapping[str, SessionOwner],
+    settings: Settings,
+) -> dict[str, int]:
+    """Extend the conversations that can be: usually one is too large, and stays as it is."""
+    ids: dict[str, int] = {}
+    for session, records in by_session.items():
+        try:
+            with conn.begin_nested():
+                ids |= _extend_conversations(conn, {session: records}, owners, settings)
+        except IccmError as error:
+            # The responses and requests of this session are stored without it.
+            log.warning("a conversation was not extended: %s", error)
+    return ids
+
+
+def _extend_conversations(
+    conn: Connection,
+    by_session: Mapping[str, Sequence[Record]],
+    owners: Mapping[str, SessionOwner],
+    settings: Settings,
+) -> dict[str, int]:
+    """Append the responses to their sessions' conversations, unless completed; return their ids."""
+    stored = conn.execute(text(_CONVERSATIONS), {"sessions": list(by_session)})
+    rows = {row.session_id: row for row in stored}
+    ids: dict[str, int] = {}
+    extended: list[Conversation] = []
+    for session, records in by_session.items():
+        row = rows.get(session)
+        if row is not None and (row.origin != "gateway" or row.metadata.get("completed")):
+            _keep_sources(conn, row, records)
+            ids[session] = int(row.id)
+        else:
+            extended.append(_extend(row, session, records, owners[session]))
+    # Records were redacted before they were spooled; redacting their conversation again would be wasted.
+    capture = CaptureSettings(redact=False, max_conversation_mib=settings.capture.max_conversation_mib)
+    return ids | upsert_conversations(conn, extended, settings.model_copy(update={"capture": capture}))
+
+
+def _extend(row: Any, session: str, records: Sequence[Record], owner: SessionOwner) -> Conversation:
+    """Return a session's conversation (``row``, None if there is none yet) with the responses at its end."""
     records = sorted(records, key=lambda record: record["row"]["created_at"])
     latest, stored_metadata = records[-1], {} if row is None else dict(row.metadata)
     source, tests = latest["response"]["source"], latest["response"]["tests"]
@@ -257,7 +287,7 @@ def _extend_conversation(
         messages.append({"role": "assistant", "content": record["response"]["text"]})
         redacted.update(record["response"]["redacted"])
     metadata = {**stored_metadata, **latest["response"]["metadata"]}
-    conversation = Conversation(
+    return Conversation(
         session_id=session,
         messages=messages,
         user_id=owner.user_id,
@@ -268,6 +298,3 @@ def _extend_conversation(
         source_code=source,
         test_suite=tests,
     )
-    # Records were redacted before they were spooled; redacting their conversation again would be wasted.
-    capture = CaptureSettings(redact=False, max_conversation_mib=settings.capture.max_conversation_mib)
-    return upsert_conversation(conn, conversation, settings=settings.model_copy(update={"capture": capture}))

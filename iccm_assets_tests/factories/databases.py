@@ -49,7 +49,7 @@ class DatabasePool:
 
     def _create(self, template: str) -> str:
         name = f"test_{secrets.token_hex(6)}"
-        self._execute(f"create database {name} template {template}")
+        self._execute(f"create database {name} template {template} strategy file_copy")
         return name
 
     def _execute(self, *statements: str) -> None:

@@ -60,8 +60,15 @@ def put_conversation(
         return upsert_conversation(conn, conversation, settings=settings)
 
 
-def serve_request(
-    engine: sa.Engine,
+def serve_request(engine: sa.Engine, settings: Settings, request: str, session: str, **values: Any) -> None:
+    """Store a request as the gateway does."""
+    from iccm_assets.gateway.persistence import store_records
+
+    with engine.begin() as conn:
+        store_records(conn, [make_record(settings, request, session, **values)], settings)
+
+
+def make_record(
     settings: Settings,
     request: str,
     session: str,
@@ -74,10 +81,8 @@ def serve_request(
     minutes_ago: float = 10,
     at: datetime | None = None,
     finish_reason: str | None = "stop",
-) -> None:
-    """Store a request as the gateway does."""
-    from iccm_assets.gateway.persistence import store_records
-
+) -> dict[str, Any]:
+    """The record that the gateway spools of a request."""
     arm_served = None if status in ("error", "timeout") else "production" if status == "fallback" else arm
     outcome = RequestOutcome(
         request_id=request,
@@ -95,12 +100,9 @@ def serve_request(
         finish_reason=finish_reason,
     )
     if arm_served is None:
-        record = outcome_record(outcome, settings)
-    else:
-        text = make_text(request) if text is None else text
-        record = response_record(outcome, settings, source=SOURCE, text=text, tests=tests, metadata={})
-    with engine.begin() as conn:
-        store_records(conn, [record], settings)
+        return outcome_record(outcome, settings)
+    text = make_text(request) if text is None else text
+    return response_record(outcome, settings, source=SOURCE, text=text, tests=tests, metadata={})
 
 
 def load_model_rows(engine: sa.Engine) -> dict[str, Any]:

@@ -62,8 +62,13 @@ def draw_audit_rows(seed: int = AUDIT_SEED) -> list[dict[str, Any]]:
     from iccm_assets.simulation.base_model.pretraining import training_programs
 
     trained = {structural_signature(program.document) for program in training_programs(CANARY_SEED, STEPS)}
-    programs = draw_distinct(f"audit {seed}", max(BASE_ITEMS, NEW_ITEMS), canary_signatures() | trained)
-    return _add_suites(programs, f"audit suite {seed}")
+    return draw_set_rows("audit", seed, canary_signatures() | trained)
+
+
+def draw_set_rows(name: str, seed: int, banned: frozenset[str]) -> list[dict[str, Any]]:
+    """Draw a set of the canary set's shape, without programs of the ``banned`` signatures."""
+    programs = draw_distinct(f"{name} {seed}", max(BASE_ITEMS, NEW_ITEMS), banned)
+    return _add_suites(programs, f"{name} suite {seed}")
 
 
 def _add_suites(programs: Mapping[str, Sequence[ProgramDraft]], name: str) -> list[dict[str, Any]]:
