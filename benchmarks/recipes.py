@@ -1,11 +1,12 @@
-"""Measure what a recipe of the local profile teaches and forgets in three simulated weeks (X3, L3).
+"""Measure what a recipe of the local profile teaches and forgets in simulated weeks (X3, L3).
 
-    python -m benchmarks.recipes --seeds 1 2 --recipe learning_rate=3e-4 rehearsal_fraction=0.9
+    python -m benchmarks.recipes --weeks 3 --seeds 1 2 --recipe learning_rate=3e-4 rehearsal_fraction=0.9
 
 Simulated developers talk to the model of the week before; what they accept and what scores at least 0.75 is
 trained on, with the packaged rehearsal sample and the earlier weeks' examples. Everything happens in this
-process, without gate, gateway and database. The last model is measured on a set drawn for this benchmark
-alone: it has nothing in common with canary set, audit set or what the base model was trained on.
+process, without gateway and database. Each week's model is compared with the base, and by the gate's rules
+with the week before, on a set drawn for this benchmark alone: it has nothing in common with canary set, audit
+set or what the base model was trained on.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from iccm_assets.evaluation.gate_evidence import GateEvidence, ItemEvidence
+from iccm_assets.evaluation.quality_gate import evaluate_gate
 from iccm_assets.settings import PACKAGED_MODEL, PACKAGED_REHEARSAL, Settings, TrainingSettings, load_settings
 from iccm_assets.simulation.base_model.build import STEPS, draw_set_rows
 from iccm_assets.simulation.base_model.pretraining import training_programs
@@ -35,7 +39,7 @@ from iccm_assets.training.dataset import TrainingExample, compose_dataset, load_
 from iccm_assets.training.finetuning import fine_tune
 
 SELECTION_SEED = 2027
-WEEKS, SESSIONS = 3, 200
+SESSIONS = 200  # a week
 MIN_PASS_RATE = 0.75
 
 
@@ -54,17 +58,17 @@ def measure(loaded: Any, rows: Sequence[dict[str, Any]], settings: Settings) -> 
 
 
 def run_weeks(
-    seed: int, config: TrainingSettings, settings: Settings, excluded: set[str]
-) -> tuple[Any, list[dict[str, int]]]:
-    """Train week by week and return the last model, with the sizes of the training sets."""
+    seed: int, weeks: int, config: TrainingSettings, settings: Settings, excluded: set[str]
+) -> Iterator[tuple[Any, dict[str, int]]]:
+    """Train week by week; yield each week's model, and the size of its training set."""
     from iccm_assets.models.generation import load_model
 
     loaded = load_model(PACKAGED_MODEL, device="cpu")
-    drift = make_weekly_drift(NEW_FAMILIES, WEEKS)
-    plan = plan_conversations(seed, n=WEEKS * SESSIONS, days=WEEKS * 7, end=date(2026, 1, 25), drift=drift)
+    drift = make_weekly_drift(NEW_FAMILIES, weeks)
+    plan = plan_conversations(seed, n=weeks * SESSIONS, days=weeks * 7, end=date(2026, 1, 25), drift=drift)
     first = min(session.asked_at for session in plan).date()
-    sample, pinned, counts = load_rehearsal(str(PACKAGED_REHEARSAL)), [], []
-    for week in range(WEEKS):
+    sample, pinned = load_rehearsal(str(PACKAGED_REHEARSAL)), []
+    for week in range(weeks):
         sessions = [
             session
             for session in plan
@@ -101,8 +105,7 @@ def run_weeks(
             )
         loaded = result.loaded
         pinned += new
-        counts.append(dataset.counts)
-    return loaded, counts
+        yield loaded, dataset.counts
 
 
 def summarize(rows: Sequence[dict[str, Any]], before: list[float], after: list[float]) -> dict[str, Any]:
@@ -110,15 +113,28 @@ def summarize(rows: Sequence[dict[str, Any]], before: list[float], after: list[f
     changes: defaultdict[str, list[float]] = defaultdict(list)
     for row, was, now in zip(rows, before, after, strict=True):
         changes[row["slice"]].append(now - was)
-    by_slice = {name: sum(values) / len(values) for name, values in changes.items()}
-    old = [value for name, values in changes.items() if name not in NEW_FAMILIES for value in values]
+    by_slice = {name: fmean(values) for name, values in changes.items()}
     worst = sorted((value, name) for name, value in by_slice.items() if name not in NEW_FAMILIES)[:3]
     return {
-        "gain": round(sum(after) / len(after) - sum(before) / len(before), 4),
-        "old": round(sum(old) / len(old), 4),
+        "gain": round(fmean(after) - fmean(before), 4),
+        "old": round(fmean(value for name, value in by_slice.items() if name not in NEW_FAMILIES), 4),
         "worst": [f"{name} {value:+.3f}" for value, name in worst],
         "new": {name: round(by_slice[name], 3) for name in NEW_FAMILIES},
     }
+
+
+def list_failures(
+    rows: Sequence[dict[str, Any]], before: list[float], after: list[float], settings: Settings
+) -> list[str]:
+    """The gate's rules about forgetting that a candidate fails, production being the model before."""
+    items = [
+        ItemEvidence(row["item"], row["slice"], now, was)
+        for row, was, now in zip(rows, before, after, strict=True)
+    ]
+    verdict = evaluate_gate(
+        GateEvidence("candidate", "before", tuple(items), len(items)), settings.evaluation
+    )
+    return [rule.reason for rule in verdict.rules if "forgetting" in rule.name and rule.outcome == "fail"]
 
 
 def say(line: str) -> None:
@@ -131,6 +147,7 @@ def main() -> None:
     from iccm_assets.models.generation import load_model, set_threads
 
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weeks", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--recipe", nargs="*", action="append", default=[], metavar="SETTING=VALUE")
     arguments = parser.parse_args()
@@ -139,18 +156,21 @@ def main() -> None:
     trained = {structural_signature(program.document) for program in training_programs(CANARY_SEED, STEPS)}
     rows = draw_set_rows("selection", SELECTION_SEED, reserved_signatures() | trained)
     own = {structural_signature(parse(row["requirements"])) for row in rows}
-    before = measure(load_model(PACKAGED_MODEL, device="cpu"), rows, settings)
-    say(json.dumps({"items": len(rows), "base": round(sum(before) / len(before), 4)}))
+    base = measure(load_model(PACKAGED_MODEL, device="cpu"), rows, settings)
+    say(json.dumps({"items": len(rows), "base": round(fmean(base), 4)}))
     for seed in arguments.seeds:
         for recipe in arguments.recipe or [[]]:
             changed = dict(item.split("=", 1) for item in recipe)
             config = TrainingSettings.model_validate({**settings.training.model_dump(), **changed})
-            started = time.monotonic()
-            loaded, counts = run_weeks(seed, config, settings, own)
-            seconds = time.monotonic() - started
-            figures = summarize(rows, before, measure(loaded, rows, settings))
-            run = {"recipe": changed, "seed": seed, "seconds": round(seconds), "counts": counts}
-            say(json.dumps(run | figures))
+            before, started = base, time.monotonic()
+            models = run_weeks(seed, arguments.weeks, config, settings, own)
+            for week, (loaded, counts) in enumerate(models, start=1):
+                seconds = round(time.monotonic() - started)
+                after = measure(loaded, rows, settings)
+                run = {"recipe": changed, "seed": seed, "week": week, "seconds": seconds, "counts": counts}
+                failures = list_failures(rows, before, after, settings)
+                say(json.dumps(run | summarize(rows, base, after) | {"failures": failures}))
+                before, started = after, time.monotonic()
 
 
 if __name__ == "__main__":

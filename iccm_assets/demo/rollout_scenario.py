@@ -55,6 +55,9 @@ MAX_RESPONSE_SECONDS = 2.0
 SESSIONS_PER_HOUR = 400
 # Maximum rate of the platform's clock with it; its actual rate follows the sessions.
 MAX_DEGRADED_CLOCK_RATE = 40.0
+# Its minimum with live traffic, and the responses waiting for their scores above which it falls: live scoring
+# has as little of the machine's time as the clock is fast.
+MIN_DEGRADED_CLOCK_RATE, MAX_UNSCORED = 4.0, 60
 # Life of the canary weight then, in real seconds: several ticks of the controller.
 LEASE_SECONDS = 15.0
 WEIGHT_NOISE = 0.5
@@ -179,26 +182,36 @@ def run_rollback(context: ScenarioContext) -> tuple[RolloutRecord, ResponseStats
     with TrafficSource(
         context, "degraded", tests=DEGRADED_SUITE_FRACTION, rate=SESSIONS_PER_HOUR / 3600
     ) as traffic:
-        started = 0.0
+        started, limit = 0.0, MAX_DEGRADED_CLOCK_RATE
 
         def steer(snapshot: RolloutSnapshot) -> None:
-            nonlocal started
+            nonlocal started, limit
             started = started or (time.monotonic() if snapshot.state.weight else 0.0)
+            limit = adjust_clock_limit(limit, snapshot.unscored)
             clock_rate = (
-                compute_degraded_clock_rate(snapshot.total, time.monotonic() - started) if started else 1.0
+                compute_degraded_clock_rate(snapshot.total, time.monotonic() - started, limit)
+                if started
+                else 1.0
             )
             set_rate(context.engine, snapshot, clock_rate)
             traffic.load_generator.set_rate(
-                SESSIONS_PER_HOUR / 3600 * (MAX_DEGRADED_CLOCK_RATE if snapshot.state.weight else 1.0)
+                SESSIONS_PER_HOUR / 3600 * (limit if snapshot.state.weight else 1.0)
             )
 
         _watch(context, settings, rollout_id, traffic, steer)
     return _load_record(context.engine, rollout_id), traffic.replies()
 
 
-def compute_degraded_clock_rate(sessions: int, seconds: float) -> float:
-    """Compute the clock rate at which so many sessions in so many seconds are 400 an hour."""
-    return min(MAX_DEGRADED_CLOCK_RATE, max(1.0, sessions / max(seconds, 2.0) * 3600 / SESSIONS_PER_HOUR))
+def compute_degraded_clock_rate(sessions: int, seconds: float, limit: float) -> float:
+    """Compute the clock rate, up to a limit, at which so many sessions in so many seconds are 400 an hour."""
+    return min(limit, max(1.0, sessions / max(seconds, 2.0) * 3600 / SESSIONS_PER_HOUR))
+
+
+def adjust_clock_limit(limit: float, unscored: int) -> float:
+    """Compute the next limit of the clock rate: lower while many responses wait for their scores."""
+    if unscored > MAX_UNSCORED:
+        return max(MIN_DEGRADED_CLOCK_RATE, 0.9 * limit)
+    return min(MAX_DEGRADED_CLOCK_RATE, 1.05 * limit)
 
 
 def adjust_rate(rate: float, response_seconds: float) -> float:

@@ -34,8 +34,11 @@ from iccm_assets.demo.rollout_scenario import (
     MAX_DEGRADED_CLOCK_RATE,
     MAX_RATE,
     MAX_RESPONSE_SECONDS,
+    MAX_UNSCORED,
+    MIN_DEGRADED_CLOCK_RATE,
     MIN_RATE,
     ScenarioContext,
+    adjust_clock_limit,
     adjust_rate,
     compute_degraded_clock_rate,
 )
@@ -98,11 +101,15 @@ def test_the_session_rate_follows_the_response_time() -> None:
 
 
 def test_the_clock_rate_makes_the_traffic_400_sessions_an_hour() -> None:
-    assert compute_degraded_clock_rate(100, 90.0) == pytest.approx(10.0)
-    assert (
-        compute_degraded_clock_rate(0, 60.0) == 1.0
-        and compute_degraded_clock_rate(10_000, 60.0) == MAX_DEGRADED_CLOCK_RATE
-    )
+    assert compute_degraded_clock_rate(100, 90.0, 40.0) == pytest.approx(10.0)
+    assert compute_degraded_clock_rate(0, 60.0, 40.0) == 1.0
+    assert compute_degraded_clock_rate(10_000, 60.0, 40.0) == 40.0
+
+
+def test_the_clock_is_slower_while_many_responses_wait_for_their_scores() -> None:
+    assert adjust_clock_limit(20.0, MAX_UNSCORED + 1) < 20.0 < adjust_clock_limit(20.0, MAX_UNSCORED)
+    assert adjust_clock_limit(MAX_DEGRADED_CLOCK_RATE, 0) == MAX_DEGRADED_CLOCK_RATE
+    assert adjust_clock_limit(MIN_DEGRADED_CLOCK_RATE, 10_000) == MIN_DEGRADED_CLOCK_RATE
 
 
 def test_a_background_loop_retries_database_errors_and_raises_others() -> None:
