@@ -50,7 +50,7 @@ def demo(
             help="As for `iccm simulate`, over all weeks; default for several: domains appear one by one."
         ),
     ] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 2,
     rollout: Annotated[
         bool | None,
         typer.Option(
