@@ -1,4 +1,4 @@
-"""Measure how often the degradation trigger is wrong, and how soon it is right (T2).
+"""Measure how often the degradation trigger is wrong, and how soon it is right.
 
     python -m benchmarks.degradation [--lives 400]
 

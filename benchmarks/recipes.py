@@ -1,4 +1,4 @@
-"""Measure what a recipe of the local profile teaches and forgets in simulated weeks (X3, L3).
+"""Measure what a recipe of the local profile teaches and forgets in simulated weeks.
 
     python -m benchmarks.recipes --weeks 3 --seeds 1 2 --recipe learning_rate=3e-4 rehearsal_fraction=0.9
 
@@ -146,10 +146,21 @@ def main() -> None:
     """Print a line of JSON for each recipe and seed."""
     from iccm_assets.models.generation import load_model, set_threads
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weeks", type=int, default=3)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    parser.add_argument("--recipe", nargs="*", action="append", default=[], metavar="SETTING=VALUE")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--weeks", type=int, default=3, help="weeks of each seed (default: 3)")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[1], help="seeds of the simulation (default: 1)"
+    )
+    parser.add_argument(
+        "--recipe",
+        nargs="*",
+        action="append",
+        default=[],
+        metavar="SETTING=VALUE",
+        help="what differs from the local profile's [training]; repeat it for another recipe",
+    )
     arguments = parser.parse_args()
     set_threads(1)
     settings = load_settings(profile="local")
