@@ -96,16 +96,18 @@ def compose_dataset(
 
     ``rehearsal_fraction`` is the share of *all* examples that is rehearsal, as far as ``sample`` and
     ``pinned`` suffice; ``validation_share`` of each (at least one example in all) is held out by hash.
-    The result does not depend on the order of the arguments' rows. Raises ``InputError`` if fewer than two
-    examples remain to train and validate with.
+    Other new examples draw other rehearsal: a sample larger than one run's share is replayed in turn, not the
+    same part of it again and again. The result does not depend on the order of the arguments' rows. Raises
+    ``InputError`` if fewer than two examples remain to train and validate with.
     """
     unique_new = _deduplicate(new)
     new_hashes = {row.content_hash for row in unique_new}
+    draw = int(sha256_json(sorted(new_hashes)), 16)
     rehearsal = _draw_rehearsal(
         _deduplicate(sample, new_hashes),
         _deduplicate(pinned, new_hashes),
         _rehearsal_size(len(unique_new), rehearsal_fraction),
-        np.random.default_rng(seed),
+        np.random.default_rng([seed, draw]),
     )
     examples = [
         *(replace(row, role="new") for row in unique_new),

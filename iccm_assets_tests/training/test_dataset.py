@@ -49,6 +49,15 @@ def test_pinned_examples_are_up_to_half_of_the_rehearsal_and_the_sample_is_drawn
     assert [origins[f"sample/{name}"] for name in "abc"] == [10, 10, 10]
 
 
+def test_other_new_examples_draw_other_rehearsal_so_that_a_large_sample_is_replayed_in_turn() -> None:
+    settings = {"rehearsal_fraction": 0.8, "validation_share": 0.1}
+    weeks = [compose_dataset(NEW[i : i + 10], SAMPLE, [], seed=5, **settings) for i in range(0, 60, 10)]
+    draws = [{row.source_code for row in week.examples if row.conversation_id is None} for week in weeks]
+    assert [len(draw) for draw in draws] == [40] * 6
+    assert len(set.union(*draws)) > 150  # of 300; the same 40 would come again if only the seed decided
+    assert compose().examples == compose().examples
+
+
 def test_when_one_source_of_rehearsal_is_exhausted_the_other_fills_up() -> None:
     origins = Counter(
         example.origin

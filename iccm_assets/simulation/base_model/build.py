@@ -45,7 +45,7 @@ from iccm_assets.simulation.language.quick_score import score_requirements
 from iccm_assets.simulation.language.suite_generator import generate_suite
 
 BASE_ITEMS, NEW_ITEMS = 48, 40
-REHEARSAL_EXAMPLES = 960
+REHEARSAL_EXAMPLES = 4000
 STEPS = 3000
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
