@@ -41,7 +41,7 @@ from iccm_assets.suites.test_suites import Suite, parse_suite
 if TYPE_CHECKING:
     from iccm_assets.models.generation import GeneratedResponse
 
-BATCH_SIZE = 48
+BATCH_SIZE = 64
 CANARY_SET, AUDIT_SET = "canary_set", "audit_set"
 
 Response = TypeVar("Response")
@@ -171,8 +171,8 @@ def evaluate_version(
 ) -> VersionScores:
     """Score the version on every item of a set; no response is generated for items with a cached score.
 
-    While a batch of responses is scored, the next one is generated. Sources of a batch are of similar length:
-    it takes as many steps as its longest response.
+    While a batch of responses is scored, the next one is generated. Sources of a batch are of similar length,
+    which keeps the padding short.
     """
     key = _cache_key(evaluated.version, orchestra, settings)
     scores = _cached_scores(engine, key, evaluation_set, orchestra)

@@ -29,6 +29,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging as transformers_logging
 
 from iccm_assets.errors import CorruptCheckpointError, ModelError, first_line
+from iccm_assets.models.decoding import decode_batch
 from iccm_assets.models.token_streaming import BatchStreamer, TextListener, decode
 from iccm_assets.models.tokenization import (
     EncodedSource,
@@ -252,12 +253,7 @@ def _generate_batch(
     ends = _end_token_ids(config)
     streamer = BatchStreamer(loaded.tokenizer, ends, listeners) if any(listeners) else None
     with torch.inference_mode():
-        output = loaded.model.generate(
-            input_ids=inputs, attention_mask=mask, generation_config=config, streamer=streamer
-        )
-    # The output of a seq2seq decoder begins with one start token, that of a causal model with its prompt.
-    generated = output[:, inputs.shape[1] if causal else 1 :].tolist()
-    tokens = [_truncate_at_end(row, ends) for row in generated]
+        tokens = decode_batch(loaded.model, inputs, mask, config, streamer)
     texts = [decode(loaded.tokenizer, row) for row in tokens]
     if streamer is not None:
         streamer.finish(texts)
@@ -299,11 +295,6 @@ def _greedy_config(loaded: LoadedModel, max_new_tokens: int) -> GenerationConfig
 def _end_token_ids(config: Any) -> set[int]:
     ids = config.eos_token_id
     return set() if ids is None else {int(token) for token in ([ids] if isinstance(ids, int) else ids)}
-
-
-def _truncate_at_end(row: list[int], ends: set[int]) -> list[int]:
-    length = next((position + 1 for position, token in enumerate(row) if token in ends), len(row))
-    return row[:length]
 
 
 def decoder_start_token_id(model: Any) -> int:

@@ -31,7 +31,12 @@ class BatchStreamer:
         if self._is_prompt:
             self._is_prompt = False
             return
-        for row, token in enumerate(value.reshape(-1).tolist()):
+        tokens = value.reshape(-1).tolist()
+        self.put_rows(range(len(tokens)), tokens)
+
+    def put_rows(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
+        """Take the next token of some rows."""
+        for row, token in zip(rows, tokens, strict=True):
             if not self._ended[row]:
                 self._tokens[row].append(token)
                 self._ended[row] = token in self._ends

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,6 +73,35 @@ def test_a_response_is_the_argmax_of_each_step_whatever_the_batch(directory: Pat
             assert gap < MIN_GAP, (expected, texts, gap)
             close += 1
     assert close <= 1
+
+
+def test_a_response_that_has_ended_is_no_longer_computed(directory: Path) -> None:
+    loaded = load_model(directory, dtype=torch.float64)
+    sources = SOURCES[::5]
+    responses = [argmax_steps(loaded, source)[0] for source in sources]
+    # Random weights seldom end: the token that ends the responses at the most different steps ends them.
+    places = {
+        token: {row.index(token) for row in responses if token in row}
+        for token in {token for row in responses for token in row}
+    }
+    end = max(sorted(places), key=lambda token: len(places[token]))
+    ends = torch.tensor(loaded.model.generation_config.eos_token_id).reshape(-1).tolist()
+    loaded.model.generation_config.eos_token_id = [*ends, end]
+    single = generate(loaded, sources, max_new_tokens=NEW_TOKENS, batch_size=1)
+    computed = 0
+
+    def count(module: object, inputs: object, output: Any) -> None:
+        nonlocal computed
+        computed += len(output.logits)
+
+    with loaded.model.register_forward_hook(count):
+        batched = generate(loaded, sources, max_new_tokens=NEW_TOKENS, batch_size=len(sources))
+    assert [(response.text, response.output_tokens, response.is_complete) for response in batched] == [
+        (response.text, response.output_tokens, response.is_complete) for response in single
+    ]
+    assert computed == sum(response.output_tokens for response in batched)
+    # A T5 with small random weights repeats one token, and all its responses end at once.
+    assert len(places[end]) == 1 or len({response.output_tokens for response in batched}) > 1
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from iccm_assets.errors import CorruptCheckpointError, ModelError, ModelNotFoundError
+from iccm_assets.models import decoding
 from iccm_assets.models.generation import GeneratedResponse, generate, load_model, set_threads
 from iccm_assets.registry.manifest import MANIFEST_FILE, Manifest, describe_files
 from iccm_assets_tests.factories.tiny_models import tiny_gpt2, tiny_llama, tiny_t5
@@ -38,6 +40,22 @@ def test_any_architecture_loads_by_path_and_generates_the_same_in_any_batch(
     assert len({response.text for response in single}) > 1, (
         "the responses must differ, or this test proves nothing"
     )
+
+
+@pytest.mark.parametrize("missing", ["_decodes_as_usual", "_is_divisible"])
+def test_a_model_whose_batch_cannot_be_divided_generates_the_same(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_model(tiny_gpt2(tmp_path))
+    expected = generate(loaded, SOURCES, max_new_tokens=12, batch_size=4)
+    monkeypatch.setattr(decoding, missing, lambda *arguments: False)
+    pieces: list[list[str]] = [[] for _ in SOURCES]
+    listeners = [lambda text, tokens, row=row: pieces[row].append(text) for row in range(len(SOURCES))]
+    responses = generate(loaded, SOURCES, max_new_tokens=12, batch_size=4, listeners=listeners)
+    assert [replace(response, latency_ms=0) for response in responses] == [
+        replace(response, latency_ms=0) for response in expected
+    ]
+    assert ["".join(parts) for parts in pieces] == [response.text for response in expected]
 
 
 def test_responses_are_in_the_order_of_the_sources(tmp_path: Path) -> None:
