@@ -41,11 +41,13 @@ PRELOADED_MODULES = (
     "functools",
     "heapq",
     "itertools",
+    "json",
     "math",
     "mmap",
     "operator",
     "re",
     "string",
+    "typing",
 )
 
 

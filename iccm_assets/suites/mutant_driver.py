@@ -12,7 +12,6 @@ import _operator
 import _signal  # type: ignore[import-not-found]
 import builtins
 import gc
-import json
 import marshal
 import os
 import resource
@@ -32,6 +31,10 @@ ANSWER_FD = 3
 MAX_ANSWER = 1 << 18  # characters
 MAX_DIFFERENCES = 8  # of a variant; its answers may be within the tolerance of what is expected
 MAX_REPORT = 400_000  # characters of all differences
+EMPTY_FOLDER_BYTES = 40  # in scratch space; on a disk, where a size says nothing, a folder is larger
+MAX_WAIT = 8  # milliseconds, between two looks at what was answered
+MAX_PIECES = 16  # of 64 KiB, that one look reads
+VARIANTS_PER_PROCESS = 8  # a process costs more than the inputs of a small source
 MAX_RESTARTS = 8  # of the source, after inputs that it does not answer
 SOURCE_SECONDS, MIN_SECONDS = 5.0, 0.1  # CPU time of the source, and of a variant of a quick source
 SOURCE_WALL_SECONDS, MIN_WALL_SECONDS = 10.0, 2.0  # generous: other processes may keep the machine busy
@@ -40,6 +43,7 @@ POOL_SECONDS, POOL_WALL_SECONDS = (
     5.0,
 )  # of the source, until an input counts as one that it never answers
 SLOWER = 5.0  # how many times as long as the source a variant may take
+MIN_PLAN_SECONDS = 0.02  # CPU time of one plan of a variant, most of which answer in a thousandth of it
 WALL_FACTOR = 2.0  # of the CPU time of all variants: other processes may keep the machine busy
 DATA_BYTES = 448 << 20
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {
@@ -59,6 +63,9 @@ class Measurement:
         self.hits: set[int] = set()
         self.cpu_seconds, self.wall_seconds = SOURCE_SECONDS, SOURCE_WALL_SECONDS  # of one process
         self.each = False  # whether the CPU time is that of each plan
+        self.longest = self.plan_seconds = 0.0  # of the source's plans; of one plan of a variant
+        self.cpu_started = 0.0  # when the variant of this process began
+        self.home, self.folder, self.folders = "", "", 0
         self.max_answer = request.get("max_answer", MAX_ANSWER)
         self.deadline = time.monotonic() + WALL_FACTOR * request["seconds"]
         if request["files"] is not None:
@@ -72,6 +79,8 @@ class Measurement:
     def limit_variants(self, cpu_before: float = 0.0) -> None:
         """From now on, limit processes by what the source has used since ``started`` and ``cpu_before``."""
         self.each = False
+        if self.request["files"] is None:
+            self.plan_seconds = max(MIN_PLAN_SECONDS, SLOWER * self.longest)
         used = children_seconds() - cpu_before
         self.cpu_seconds = min(SOURCE_SECONDS, max(MIN_SECONDS, SLOWER * used))
         self.wall_seconds = MIN_WALL_SECONDS + SLOWER * (time.monotonic() - self.started)
@@ -88,25 +97,27 @@ class Measurement:
             end = stop
         return b"".join([*pieces, source[end:]]).decode()
 
-    def answers(self, text: str, plans: list[Any], fresh: bool) -> Iterator[bytes | None]:
-        """Yield one answer per plan; None, and nothing more, where the process ended or took too long.
+    def choose_size(self) -> int:
+        """Choose how many variants share a process: one if they are files, which import each other."""
+        files = self.source_files.split_files(self.request["source"].decode())
+        return 1 if files or self.request["files"] is not None else VARIANTS_PER_PROCESS
 
-        ``fresh`` imports the variant again for each plan.
+    def answers(self, texts: list[str], plans: list[Any], fresh: bool) -> Iterator[bytes | None]:
+        """Yield one answer per plan of each variant; None, and nothing more, where the process of all ended.
+
+        It ends, too, where a variant takes too long. ``fresh`` imports the variant again for each plan.
         """
         read_end, write_end = os.pipe()
         pid = os.fork()
         if pid == 0:
-            self.run_variant(text, plans, fresh, write_end)
+            self.run_variants(texts, plans, fresh, write_end)
         os.close(write_end)
-        buffer, deadline = bytearray(), time.monotonic() + self.wall_seconds
-        poll = select.poll()
-        poll.register(read_end, select.POLLIN)
+        frames = read_frames(read_end, self.wall_seconds, len(plans))
         try:
-            for _ in plans:
-                answer = read_frame(read_end, poll, buffer, deadline)
-                yield answer
-                if answer is None:
-                    return
+            for _, frame in zip(range(len(texts) * len(plans)), frames, strict=False):
+                if frame is not None and not self.plan_seconds:
+                    self.longest = max(self.longest, read_seconds(frame))
+                yield frame
         finally:
             os.close(read_end)
             for kill, target in ((os.killpg, pid), (os.kill, pid)):
@@ -116,8 +127,8 @@ class Measurement:
                     pass
             os.waitpid(pid, 0)
 
-    def run_variant(self, text: str, plans: list[Any], fresh: bool, pipe: int) -> NoReturn:
-        """In the fork: answer the plans in order, then exit."""
+    def run_variants(self, texts: list[str], plans: list[Any], fresh: bool, pipe: int) -> NoReturn:
+        """In the fork: answer the plans in order, with one variant after the other, then exit."""
         try:
             os.setsid()
             os.dup2(pipe, ANSWER_FD)
@@ -127,29 +138,35 @@ class Measurement:
             os.closerange(ANSWER_FD + 1, 256)
             sys.modules.pop(MODULE, None)  # this module is loaded as if it were the implementation
             resource.setrlimit(resource.RLIMIT_DATA, (DATA_BYTES, DATA_BYTES))
-            self.limit_cpu()
             setattr(builtins, self.request["probe"], self.record_hit)  # where pytest imports the variant
-            self.answer_plans(text, plans, fresh)
+            self.home = os.getcwd()
+            for text in texts:
+                self.cpu_started = time.process_time()
+                self.limit_cpu()
+                self.answer_plans(text, plans, fresh)
         except BaseException:
             os._exit(1)
         os._exit(0)
 
     def limit_cpu(self) -> None:
-        """Limit the CPU time of this process, from now on."""
-        _signal.setitimer(_signal.ITIMER_PROF, self.cpu_seconds)
+        """Limit the CPU time of a variant from now on, or of its next plan."""
+        seconds = self.cpu_seconds
+        if self.plan_seconds:
+            used = time.process_time() - self.cpu_started
+            seconds = min(self.plan_seconds, max(1e-6, seconds - used))
+        _signal.setitimer(_signal.ITIMER_PROF, seconds)
 
     def answer_plans(self, text: str, plans: list[Any], fresh: bool) -> None:
-        home, module, code = os.getcwd(), None, None
+        module, code = None, None
         own_files, shim = self.source_files.write_shim(text)
         # pytest imports its tests' variant itself, and several files import each other
         if not own_files and any(plan[0] != "test" for plan in plans):
             code = compile(text, FILENAME, "exec", dont_inherit=True)
-        for number, plan in enumerate(plans):
-            if self.each:
+        for plan in plans:
+            started = time.process_time()
+            if self.each or self.plan_seconds:
                 self.limit_cpu()
-            folder = f"{home}/{os.getpid()}-{number}"
-            os.mkdir(folder)
-            os.chdir(folder)
+            self.enter_empty_folder()
             if plan[0] == "test":
                 encode_text = self.runner.encode_text
                 files = self.request["files"]
@@ -159,15 +176,25 @@ class Measurement:
                     module = self.import_variant(text, code)
                 self.hits.clear()  # what runs at import is not what the suite reaches
                 answer = self.execute(module, plan)
-            frame = f"{answer}\n{','.join(map(str, sorted(self.hits)))}".encode("ascii")
+            hits, used = ",".join(map(str, sorted(self.hits))), int(1e6 * (time.process_time() - started))
+            frame = f"{answer}\n{hits}\n{used}".encode("ascii")
             data = len(frame).to_bytes(4, "big") + frame
             while data:
                 data = data[os.write(ANSWER_FD, data) :]
-            os.chdir(home)
-            try:  # noqa: SIM105
-                os.rmdir(folder)
-            except OSError:
-                pass  # it wrote files, which end with the sandbox
+
+    def enter_empty_folder(self) -> None:
+        """Work in the folder of the last plan if it is still empty, or else in a new one."""
+        try:
+            if self.folder and os.stat(self.folder).st_size == EMPTY_FOLDER_BYTES:
+                if os.getcwd() != self.folder:
+                    os.chdir(self.folder)
+                return
+        except OSError:
+            pass  # it was removed
+        self.folders += 1
+        self.folder = f"{self.home}/{os.getpid()}-{self.folders}"
+        os.mkdir(self.folder)
+        os.chdir(self.folder)
 
     def import_variant(self, text: str, code: Any) -> ModuleType | str:
         """Import a variant; returns the answer of each case where that fails."""
@@ -218,31 +245,73 @@ def load_module(name: str, code: bytes) -> Any:
     return module
 
 
+def write_report(report: dict[str, Any]) -> str:
+    import json  # not at the top: further interpreters need none, and it takes half their start
+
+    return json.dumps(report)
+
+
 def children_seconds() -> float:
     """Return the CPU time of all forks that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
-def read_frame(descriptor: int, poll: select.poll, buffer: bytearray, deadline: float) -> bytes | None:
-    """Read one frame; None at the end of the pipe, at the deadline, or where it is too large."""
-    while len(buffer) < 4 or len(buffer) < 4 + int.from_bytes(buffer[:4], "big"):
+def read_frames(descriptor: int, seconds: float, count: int) -> Iterator[bytes | None]:
+    """Yield frames; None, and nothing more, at the end of the pipe or after a frame that is too large.
+
+    So, too, where as many as ``count`` take longer than ``seconds``.
+
+    Waits for the end of the writer, and looks now and then: a wait for each frame would cost more than what
+    is answered.
+    """
+    os.set_blocking(descriptor, False)
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    buffer, position, wait, is_open, number = bytearray(), 0, 1, True, 0
+    deadline = time.monotonic() + seconds
+    while is_open and len(buffer) - position <= 2 * MAX_ANSWER:
         remaining = deadline - time.monotonic()
-        if remaining <= 0 or len(buffer) > 2 * MAX_ANSWER or not poll.poll(remaining * 1000):
-            return None
-        piece = os.read(descriptor, 1 << 16)
-        if not piece:
-            return None
-        buffer += piece
-    size = 4 + int.from_bytes(buffer[:4], "big")
-    frame = bytes(buffer[4:size])
-    del buffer[:size]
-    return frame
+        if remaining <= 0:
+            break
+        poll.poll(min(wait, remaining * 1000))
+        wait = min(MAX_WAIT, 2 * wait)
+        del buffer[:position]
+        is_open, position = read_available(descriptor, buffer), 0
+        while len(buffer) >= position + 4:
+            end = position + 4 + int.from_bytes(buffer[position : position + 4], "big")
+            if end > len(buffer):
+                break
+            yield bytes(buffer[position + 4 : end])
+            position, number = end, number + 1
+            if number % count == 0:
+                deadline = time.monotonic() + seconds
+    yield None
+
+
+def read_available(descriptor: int, buffer: bytearray) -> bool:
+    """Read what a pipe holds; False once it is at its end."""
+    try:
+        for _ in range(MAX_PIECES):
+            piece = os.read(descriptor, 1 << 16)
+            if not piece:
+                return False
+            buffer += piece
+    except BlockingIOError:
+        pass
+    return True
 
 
 def split_frame(frame: bytes) -> tuple[bytes, list[int]]:
-    answer, _, hits = frame.partition(b"\n")
-    return answer, [int(number) for number in hits.split(b",") if number.isdigit()]
+    """Return the answer, and the branches reached."""
+    answer, _, rest = frame.partition(b"\n")
+    return answer, [int(number) for number in rest.partition(b"\n")[0].split(b",") if number.isdigit()]
+
+
+def read_seconds(frame: bytes) -> float:
+    """Return the CPU time of a plan, as its process says."""
+    digits = frame.rpartition(b"\n")[2][:9]
+    return int(digits) / 1e6 if digits.isdigit() else 0.0
 
 
 # ---- the suite's own cases -----------------------------------------------------------------------
@@ -259,7 +328,7 @@ def run_cases(packed: bytes) -> str:
     measurement = Measurement(request)
     plans = request["plans"]
     expected: list[bytes | None] = []
-    for frame in iterate_answers(measurement, request["variants"][0], plans):
+    for frame in iterate_answers(measurement, request["variants"][:1], plans):
         expected.append(answer_part(frame))
         if frame is None:
             break
@@ -267,47 +336,62 @@ def run_cases(packed: bytes) -> str:
     hits: set[int] = set()
     differences: list[Any] = []
     budget = MAX_REPORT
-    for edits in request["variants"][1:] if None not in expected else ():
+    variants = request["variants"][1:] if None not in expected else []
+    together = measurement.choose_size() if len(plans) == request["cases_per_process"] else 1
+    while len(differences) < len(variants):
         if budget < 0 or measurement.is_over():
-            differences.append(None)
-            continue
-        own, reached = compare(expected, iterate_answers(measurement, edits, plans))
-        budget -= sum(len(answer or "") for _, answer in own)
-        hits |= reached
-        differences.append(own)
-        if len(differences) <= request["stubs"] and not own:
+            differences += [None] * (len(variants) - len(differences))
+            break
+        first, size = len(differences), together if len(differences) >= request["stubs"] else 1
+        frames = iterate_answers(measurement, variants[first : first + size], plans)
+        end, is_complete = min(first + size, len(variants)), True
+        while is_complete and budget >= 0 and len(differences) < end:
+            own, reached, is_complete = compare(expected, frames, is_last=len(differences) == end - 1)
+            budget -= sum(len(answer or "") for _, answer in own)
+            hits |= reached
+            differences.append(own)
+        frames.close()  # type: ignore[attr-defined]
+        if len(differences) <= request["stubs"] and not differences[-1]:
             break  # a stub that passes decides
     answers = [decode(answer) for answer in expected]
-    return json.dumps({"answers": answers, "hits": sorted(hits), "differences": differences})
+    return write_report({"answers": answers, "hits": sorted(hits), "differences": differences})
 
 
 def compare(
-    expected: list[bytes | None], frames: Iterator[bytes | None]
-) -> tuple[list[tuple[int, str | None]], set[int]]:
-    """Return the first answers that differ from the expected ones, and the branches reached."""
+    expected: list[bytes | None], frames: Iterator[bytes | None], is_last: bool
+) -> tuple[list[tuple[int, str | None]], set[int], bool]:
+    """Return the first answers that differ from the expected ones, the branches reached, and if all came.
+
+    Of the last variant of a process, those after the first are left unread.
+    """
     differences: list[tuple[int, str | None]] = []
     hits: set[int] = set()
-    for case, frame in enumerate(frames):
+    for case, frame in zip(range(len(expected)), frames, strict=False):
         answer, reached = (None, []) if frame is None else split_frame(frame)
         hits.update(reached)
-        if answer is None or answer != expected[case]:
-            differences.append((case, decode(answer)))
         # With probes the lines of exceptions differ, and all cases tell what they reach.
-        if answer is None or (len(differences) >= MAX_DIFFERENCES and not hits):
+        is_enough = len(differences) >= MAX_DIFFERENCES and not hits
+        if is_enough and is_last:
             break
-    frames.close()  # type: ignore[attr-defined]
-    return differences, hits
+        if answer != expected[case] and not is_enough:
+            differences.append((case, decode(answer)))
+        if answer is None:
+            return differences, hits, False
+    return differences, hits, True
 
 
 def decode(answer: bytes | None) -> str | None:
     return None if answer is None else answer.decode("ascii", "replace")
 
 
-def iterate_answers(measurement: Measurement, edits: Any, plans: list[Any]) -> Iterator[bytes | None]:
-    """Yield the answer of each case, each with the variant imported anew, some in one process."""
-    text, size = measurement.write_variant(edits), measurement.request["cases_per_process"]
+def iterate_answers(measurement: Measurement, variants: Any, plans: list[Any]) -> Iterator[bytes | None]:
+    """Yield the answer of each case, each with the variant imported anew, some in one process.
+
+    Several variants share one that answers all cases.
+    """
+    texts, size = list(map(measurement.write_variant, variants)), measurement.request["cases_per_process"]
     for start in range(0, len(plans), size):
-        yield from measurement.answers(text, plans[start : start + size], fresh=True)
+        yield from measurement.answers(texts, plans[start : start + size], fresh=True)
 
 
 # ---- the pool of further inputs ------------------------------------------------------------------
@@ -342,11 +426,11 @@ def run_pool(packed: bytes) -> str:
             differs.append(None)
             continue
         text = measurement.write_variant(edits)
-        answers = measurement.answers(text, plans, fresh=False)
+        answers = measurement.answers([text], plans, fresh=False)
         pairs = zip(expected, map(answer_part, answers), strict=False)
         differs.append(any(not agreement.is_same(*pair) for pair in pairs))
         answers.close()  # type: ignore[attr-defined]
-    return json.dumps({"inputs": len(plans), "differs": differs})
+    return write_report({"inputs": len(plans), "differs": differs})
 
 
 def answer_all(measurement: Measurement, text: str, plans: list[Any]) -> list[bytes | None]:
@@ -354,14 +438,14 @@ def answer_all(measurement: Measurement, text: str, plans: list[Any]) -> list[by
     answers: list[bytes | None] = []
     for _ in range(MAX_RESTARTS):
         rest = plans[len(answers) :]
-        answers += map(answer_part, measurement.answers(text, rest, fresh=False))
+        answers += map(answer_part, measurement.answers([text], rest, fresh=False))
         if len(answers) >= len(plans):
             break
     return answers + [None] * (len(plans) - len(answers))
 
 
 def answer_part(frame: bytes | None) -> bytes | None:
-    return None if frame is None else split_frame(frame)[0]
+    return None if frame is None else frame.partition(b"\n")[0]
 
 
 # ---- recording a suite ---------------------------------------------------------------------------
@@ -375,23 +459,27 @@ def explore(packed: bytes) -> str:
     """
     request = marshal.loads(packed)
     again: list[list[Any]] = [ask_interpreter(seed, request) for seed in request["hash_seeds"]]
-    measurement = Measurement(request)
-    measurement.cpu_seconds, measurement.each = request["plan_seconds"], True
-    frames = answer_each(measurement, measurement.write_variant(request["variants"][0]), request["plans"])
-    parts = [(None, []) if frame is None else split_frame(frame) for frame in frames]
+    parts = [(None, []) if frame is None else split_frame(frame) for frame in explore_once(request)]
     answers = [decode(answer) for answer, _ in parts]
     again = [
         [other is not None and (other == own or other) for other, own in zip(others, answers, strict=True)]
         for others in again
     ]
-    return json.dumps({"answers": answers, "branches": [hits for _, hits in parts], "again": again})
+    return write_report({"answers": answers, "branches": [hits for _, hits in parts], "again": again})
+
+
+def explore_once(request: dict[str, Any]) -> list[bytes | None]:
+    """Answer the plans of a request."""
+    measurement = Measurement(request)
+    measurement.cpu_seconds, measurement.each = request["plan_seconds"], True
+    return answer_each(measurement, measurement.write_variant(request["variants"][0]), request["plans"])
 
 
 def answer_each(measurement: Measurement, text: str, plans: list[Any]) -> list[bytes | None]:
     """Answer every plan; None, and the next in a new process, where the process ends or takes too long."""
     frames: list[bytes | None] = []
     for _ in range(measurement.request["max_restarts"]):
-        frames += measurement.answers(text, plans[len(frames) :], fresh=False)
+        frames += measurement.answers([text], plans[len(frames) :], fresh=False)
         if len(frames) >= len(plans) or measurement.is_over():
             break
     return frames + [None] * (len(plans) - len(frames))
@@ -420,10 +508,10 @@ def ask_interpreter(seed: int, request: dict[str, Any]) -> list[str | None]:
         written = stream.read()
     os.waitpid(pid, 0)
     try:
-        report: list[str | None] = json.loads(written)["answers"]
-    except (ValueError, TypeError, LookupError):
+        frames: list[bytes | None] = marshal.loads(written)
+    except (EOFError, ValueError, TypeError):
         return [None] * len(plans)
-    return report[::-1]
+    return [decode(answer_part(frame)) for frame in reversed(frames)]
 
 
 INTERPRETER = (
@@ -432,7 +520,7 @@ INTERPRETER = (
     " try: __import__(package)\n"
     " except Exception: pass\n"
     "module=types.ModuleType('driver');exec(marshal.loads(code),module.__dict__);"
-    "sys.stdout.write(module.explore(request))"
+    "sys.stdout.buffer.write(marshal.dumps(module.explore_once(marshal.loads(request))))"
 )
 
 
@@ -449,11 +537,19 @@ def run_matrix(packed: bytes) -> str:
     expected = answer_all(measurement, measurement.write_variant(request["variants"][0]), plans)
     measurement.limit_variants()
     differs: list[list[int] | None] = []
-    for edits in request["variants"][1:]:
+    texts = [measurement.write_variant(edits) for edits in request["variants"][1:]]
+    size = measurement.choose_size()
+    while len(differs) < len(texts):
         if measurement.is_over():
-            differs.append(None)
-            continue
-        answers = map(answer_part, measurement.answers(measurement.write_variant(edits), plans, fresh=False))
-        pairs = enumerate(zip(expected, answers, strict=False))
-        differs.append([number for number, pair in pairs if not agreement.is_same(*pair)])
-    return json.dumps({"differs": differs})
+            differs += [None] * (len(texts) - len(differs))
+            break
+        batch = texts[len(differs) : len(differs) + size]
+        frames = measurement.answers(batch, plans, fresh=False)
+        for _ in batch:
+            answers = [answer_part(frame) for _, frame in zip(plans, frames, strict=False)]
+            pairs = enumerate(zip(expected, answers, strict=False))
+            differs.append([number for number, pair in pairs if not agreement.is_same(*pair)])
+            if answers[-1] is None:
+                break  # its process has ended, and the others need a new one
+        frames.close()  # type: ignore[attr-defined]
+    return write_report({"differs": differs})

@@ -46,6 +46,17 @@ _MODULES = (
 )
 
 
+# The text that the sandbox compiles for each request; ``json`` is imported once, before.
+_LOADER = """
+import json, marshal, types
+
+def run(driver, function, request):
+    module = types.ModuleType("mutant_driver")
+    exec(marshal.loads(driver), module.__dict__)
+    return getattr(module, function)(request)
+"""
+
+
 class MeasurementFailedError(Exception):
     """The variants of a source gave no result; the message says why."""
 
@@ -98,7 +109,7 @@ class VariantRunner:
         self.sandbox = Sandbox.start(settings, packages, environment)
 
     def __enter__(self) -> VariantRunner:
-        self.sandbox.load(_read_driver(), imports=self.source.data.decode())
+        self.sandbox.load(_LOADER, imports=self.source.data.decode())
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -218,7 +229,8 @@ class VariantRunner:
         request = self.request | parts | {"seconds": seconds}
         limits = Limits(mutant_driver.WALL_FACTOR * seconds + GRACE_SECONDS, seconds + GRACE_SECONDS, 1 << 20)
         # Packed: among the plans are objects that only the source can make.
-        outcome = self.sandbox.run_case(0, ("call", function, [marshal.dumps(request)], {}), limits)
+        arguments = [_compile_module(Path(mutant_driver.__file__)), function, marshal.dumps(request)]
+        outcome = self.sandbox.run_case(0, ("call", "run", arguments, {}), limits)
         if outcome.kind == "lost":
             raise SandboxUnavailableError("its init process ended while the variants of a source ran")
         if outcome.kind != "answered":
@@ -238,11 +250,6 @@ def _package_paths(packages: Packages, settings: Settings) -> list[str]:
     if settings.sandbox == "strict":
         return [bubblewrap.PACKAGES] if packages else []
     return sorted({str(Path(folder).parent) for _, folder in packages})
-
-
-@cache
-def _read_driver() -> str:
-    return Path(mutant_driver.__file__).read_text(encoding="utf-8")
 
 
 @cache

@@ -1,0 +1,70 @@
+"""Variants of a source that share a process: one that ends it takes nothing from the others."""
+
+import pytest
+
+from iccm_assets.settings import load_settings
+from iccm_assets.suites.source_edits import Edit, SourceText
+from iccm_assets.suites.test_suites import Suite, parse_suite
+from iccm_assets.suites.variant_runs import VariantRunner
+
+SOURCE = "def double(n):\n    return n * 2\n"
+BODY = "return n * 2"
+COUNTED = """
+import builtins
+builtins.imports = getattr(builtins, "imports", 0) + 1
+
+def count(n):
+    return builtins.imports > n
+"""
+
+
+def replaced(source: str, old: str, new: str) -> list[Edit]:
+    start = source.index(old)
+    return [(start, start + len(old), new)]
+
+
+def open_runner(source: str, suite: Suite = Suite("cases", (), "")) -> VariantRunner:  # noqa: B008
+    text = SourceText.parse(source)
+    assert text is not None
+    return VariantRunner(text, suite, load_settings(), 0.0)
+
+
+VARIANTS = [
+    replaced(SOURCE, BODY, "return n + 2"),
+    replaced(SOURCE, BODY, "while n > 1: pass"),
+    replaced(SOURCE, BODY, "import os; os._exit(0)"),
+    replaced(SOURCE, BODY, "return n *"),
+    replaced(SOURCE, BODY, "return n + n"),
+    replaced(SOURCE, BODY, "return n * 3"),
+]
+
+
+def test_variants_that_end_their_process_leave_the_others_their_turn() -> None:
+    with open_runner(SOURCE) as runner:
+        plans = [("call", "double", [number], {}) for number in range(4)]
+        differs = runner.run_matrix(VARIANTS, plans)
+    assert differs == [{0, 1, 3}, {0, 1, 2}, {0}, {0}, set(), {1, 2, 3}]
+
+
+def test_the_cases_of_a_suite_refuse_each_variant_for_itself() -> None:
+    cases = [{"call": "double", "args": [number], "expect": 2 * number} for number in range(12)]
+    with open_runner(SOURCE, parse_suite({"kind": "cases", "cases": cases})) as runner:
+        report = runner.run_cases([replaced(SOURCE, SOURCE, ""), *VARIANTS], 1, together=True)
+    assert report.source_fate == "passed"
+    assert report.fates == ("refused", "refused", "refused", "refused", "broken", "passed", "refused")
+
+
+def test_several_variants_share_a_process() -> None:
+    with open_runner(COUNTED) as runner:
+        differs = runner.run_matrix([[]] * 4, [("call", "count", [1], {})])
+    assert differs.count(frozenset()) == 1  # the first of a process is the first to be imported there
+
+
+@pytest.mark.parametrize(
+    "written", ["open('left', 'w').close()", "os.mkdir('left')", "os.rmdir(os.getcwd())"]
+)
+def test_each_input_begins_in_an_empty_folder(written: str) -> None:
+    source = f"import os\n\ndef work(n):\n    names = os.listdir()\n    {written}\n    return names\n"
+    with open_runner(source) as runner:
+        answers, _ = runner.explore([], [("call", "work", [number], {}) for number in range(3)])
+    assert {answer.answer for answer in answers} == {'["v",["l",[]]]'}
