@@ -200,8 +200,8 @@ class InputSearch:
         for name in names:
             target = self.targets[name]
             methods = [site for site in self.sites if site[0] == name and site[1] and self._is_known(site)]
-            for _ in range(share):
-                proposals.append(self._propose(target, methods))
+            corpus = [item.plan for item in self.sites[name, ""].corpus if self.is_usable(item)]
+            proposals += [self._propose(target, methods, corpus) for _ in range(share)]
         return self._keep_new(proposals)
 
     def learn(self, proposals: Sequence[Proposal], accepted: Sequence[frozenset[int] | None]) -> None:
@@ -300,9 +300,8 @@ class InputSearch:
             args += [self.values.draw(knowledge.rest) for _ in range(self.rng.randint(0, 3))]
         return args if is_least else self.values.relate(args), kwargs
 
-    def _propose(self, target: Target, methods: list[Site]) -> Proposal:
+    def _propose(self, target: Target, methods: list[Site], corpus: list[Plan]) -> Proposal:
         site = (target.name, "")
-        corpus = [item.plan for item in self.sites[site].corpus if self.is_usable(item)]
         if corpus and self.rng.random() < 0.5:
             return Proposal(self._change_plan(self.rng.choice(corpus), methods), site)
         args, kwargs = self._draw_arguments(site)

@@ -27,7 +27,7 @@ from iccm_assets.suites.recorded_cases import (
     MIN_CASES,
     CaseWriter,
     RecordedCase,
-    is_same_outcome,
+    agree_on_outcome,
     list_inputs,
     select_cases,
 )
@@ -288,10 +288,10 @@ class _Recorder:
         self, proposal: Proposal, answers: Sequence[str | None], branches: frozenset[int]
     ) -> RecordedCase | None:
         try:
-            outcomes = [json.loads(answer or "null") for answer in answers]
-            if not all(is_same_outcome(outcomes[0], outcome) for outcome in outcomes[1:]):
+            outcome = agree_on_outcome(answers)
+            if outcome is None:
                 return None
-            case = CaseWriter(self.raise_lines).write(proposal.plan, outcomes[-1])
+            case = CaseWriter(self.raise_lines).write(proposal.plan, outcome)
             text = json.dumps(case)
             if len(text) > MAX_CASE_CHARACTERS or "\\u0000" in text or "\\ud" in text:
                 return None
