@@ -173,6 +173,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             "paths": [*([] if files is None else self._package_paths()), *self._environment_path()],
             "preload": tuple(sorted(_imported_modules(source) & _PRELOADABLE)),
             "packages": packages,
+            "limits": _fixed_limits(self.settings),
         }
         self._send(request)
         if files is not None or packages:
@@ -206,7 +207,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             "processes": limits.processes,
             "scratch": scratch,
             "clean": (scratch,) if self.scratch else (SCRATCH, SHARED_MEMORY),
-            "limits": {"answer": answer, "process": _process_limits(self.settings, remaining)},
+            "limits": {"answer": answer, "process": _case_limits(self.settings, remaining)},
         }
         self._send(request)
         return self._await_reply(remaining)
@@ -308,9 +309,9 @@ def _parse_violations(data: bytes) -> tuple[bool, tuple[str, ...]]:
     return "imported" in lines, tuple([FORGED_REPLY] * forged + violations[:_MAX_VIOLATIONS])
 
 
-def _process_limits(settings: Settings, remaining: Limits) -> dict[str, int]:
-    limits = {
-        "RLIMIT_CPU": max(1, int(remaining.cpu) + 1),
+def _fixed_limits(settings: Settings) -> dict[str, int]:
+    """Return the limits of each process that are the same for all cases."""
+    return {
         # Writable private memory. Above the total limit, because thread stacks count whole.
         "RLIMIT_DATA": (settings.judge.memory_mib << 20) + (1 << 30),
         # All of it, reserved memory, too. Page tables are 1/512 of it, so those of 64 processes stay near the
@@ -325,5 +326,10 @@ def _process_limits(settings: Settings, remaining: Limits) -> dict[str, int]:
         "RLIMIT_MSGQUEUE": 0,
         "RLIMIT_SIGPENDING": 1000,  # a part of the limit for all processes of a user
     }
+
+
+def _case_limits(settings: Settings, remaining: Limits) -> dict[str, int]:
+    """Return the limits of each process of a case that the init process does not have itself."""
+    limits = {"RLIMIT_CPU": max(1, int(remaining.cpu) + 1)}
     # The kernel counts threads, too, and honest code may have many; the sampler counts processes.
     return limits | ({"RLIMIT_NPROC": 2 * settings.judge.processes} if settings.sandbox == "strict" else {})
