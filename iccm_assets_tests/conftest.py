@@ -36,6 +36,17 @@ MAX_ID_LENGTH = 1000
 _PREFIX = f"iccm-tests-{os.geteuid()}-"
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the modules and tests, which live to the end, out of every garbage collection."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers (``-n``) the tests of a file stay together, and those of a marked group do.
 
@@ -102,15 +113,13 @@ def fail_without_tool(report: Report) -> Report:
 
 
 @pytest.fixture(scope="module")
-def frozen_heap() -> Iterator[None]:
+def frozen_heap() -> None:
     """Keep what earlier tests left out of garbage collections, for tests that compare CPU times.
 
     In a session of thousands of tests a full collection takes longer than what they measure.
     """
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
