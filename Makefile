@@ -30,8 +30,9 @@ demo: $(INSTALLED)  ## the whole loop on the reference world, then a report
 dev: $(INSTALLED)  ## database, gateway, Dagster UI and daemon; Ctrl-C ends them
 	$(BIN)/iccm dev
 
-# Two workers; libraries that start threads of their own would only be in each other's way.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+# Two workers; libraries that start threads of their own would only be in each other's way. Compiled files are
+# kept even where the environment says otherwise: each worker and each process of a test would compile anew.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n 2
 
 test: $(INSTALLED)  ## what the product promises, in minutes
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
