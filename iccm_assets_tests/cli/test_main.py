@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from iccm_assets.cli.main import main
+from iccm_assets.settings import get_settings
 from iccm_assets_tests.factories.commands import iccm
+from iccm_assets_tests.factories.processes import bare_environment
+
+
+@pytest.fixture
+def run_main(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[object, str]]]:
+    """`run_main("judge", ICCM_HOME=home)` in this process: the exit status and what is on standard error."""
+    for name in os.environ.keys() - bare_environment().keys():
+        monkeypatch.delenv(name)
+
+    def call(*arguments: str, **environment: str) -> tuple[object, str]:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["iccm", *arguments])
+        get_settings.cache_clear()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code, capsys.readouterr().err
+
+    yield call
+    get_settings.cache_clear()
 
 
 def test_a_too_long_home_path_is_reported_in_one_line() -> None:
@@ -40,11 +67,11 @@ def test_a_full_disk_is_reported_in_one_line(command: tuple[str, ...]) -> None:
     ],
     ids=" ".join,
 )
-def test_wrong_usage_is_one_line_and_exit_status_2(arguments: tuple[str, ...], tmp_path) -> None:
-    process = iccm(*arguments, ICCM_HOME=str(tmp_path))
-    assert process.returncode == 2, process.stderr
-    assert process.stderr.startswith("error: The command line is not valid; nothing was done: ")
-    assert process.stderr.count("\n") == 1 and not any(tmp_path.iterdir())
+def test_wrong_usage_is_one_line_and_exit_status_2(arguments: tuple[str, ...], run_main, tmp_path) -> None:
+    status, message = run_main(*arguments, ICCM_HOME=str(tmp_path))
+    assert status == 2, message
+    assert message.startswith("error: The command line is not valid; nothing was done: ")
+    assert message.count("\n") == 1 and not any(tmp_path.iterdir())
 
 
 def test_an_address_in_use_is_not_an_unreadable_input(tmp_path) -> None:
@@ -72,11 +99,11 @@ def test_a_version_name_that_is_not_text_is_reported_in_one_line(settings) -> No
         ("9999-12-31", "9999-12-31"),
     ],
 )
-def test_days_without_a_partition_are_not_simulated(end: str, outside: str, tmp_path) -> None:
-    process = iccm("simulate", "--days", "7", "--end", end, ICCM_HOME=str(tmp_path))
-    assert process.returncode == 2
-    assert f"{outside} has no daily partition: they range from 2025-01-01 to " in process.stderr
-    assert process.stderr.count("\n") == 1
+def test_days_without_a_partition_are_not_simulated(end: str, outside: str, run_main, tmp_path) -> None:
+    status, message = run_main("simulate", "--days", "7", "--end", end, ICCM_HOME=str(tmp_path))
+    assert status == 2
+    assert f"{outside} has no daily partition: they range from 2025-01-01 to " in message
+    assert message.count("\n") == 1
     assert not any(tmp_path.iterdir())
 
 
