@@ -4,8 +4,8 @@ Rows are processed in the given order. A row is kept unless a row kept before it
 similar; else it is removed, with the most similar kept row (of equals, the earliest) and the similarity.
 Similarity is defined by ``curation.text_vectors``; nothing is approximate.
 
-Cost: one float32 product of each row's first window with all windows kept before it. 10 000 rows of one
-window and 384 dimensions take about a second on two cores and 150 MB.
+Cost: one float32 product of each row's first window with all windows kept before it, and one float32 copy of
+the kept rows' windows.
 """
 
 from __future__ import annotations
@@ -17,19 +17,24 @@ from typing import Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from iccm_assets.curation.similarity import Float32, Float64, Matrix, find_nearest_row, float32_margin
-from iccm_assets.curation.text_vectors import Positions, TextVectors, text_similarities
+from iccm_assets.curation.duplicate_search import (
+    BLOCK_TEXTS,
+    BestMatches,
+    OrderedTexts,
+    drop_partial_matches,
+    find_matches,
+    pair_similarities,
+)
+from iccm_assets.curation.similarity import Float32, Matrix, float32_margin
+from iccm_assets.curation.text_vectors import Positions, TextVectors
 from iccm_assets.errors import InputError
 
 Id = TypeVar("Id", bound=Hashable)
 
-_BLOCK = 512
-_MAX_DIRECT_CANDIDATES = 8
-
 
 @dataclass(frozen=True)
 class EmbeddedRows(Generic[Id]):
-    """Ids and their vectors, shape (n, d), of any length but zero; ``greedy_dedup`` normalizes them.
+    """Ids and their vectors, shape (n, d), of any length but zero.
 
     A row may have several vectors, one for each window: ``counts`` says how many.
     """
@@ -44,11 +49,11 @@ class EmbeddedRows(Generic[Id]):
         if self.vectors.ndim != 2 or windows != len(self.vectors) or len(self.ids) != rows:
             raise InputError(f"{len(self.ids)} ids with vectors of shape {self.vectors.shape}")
 
-    def normalized(self) -> TextVectors:
-        """Return the unit vectors of all windows."""
+    def texts(self) -> TextVectors:
+        """Return the vectors as texts."""
         if self.counts is None:
-            return TextVectors.of_single_windows(self.vectors).normalized()
-        return TextVectors(self.vectors, self.counts).normalized()
+            return TextVectors.of_single_windows(self.vectors)
+        return TextVectors(self.vectors, self.counts)
 
 
 @dataclass(frozen=True)
@@ -86,102 +91,93 @@ def greedy_dedup(
         return result
     if existing is None or not len(existing.ids):
         existing = EmbeddedRows((), rows.vectors[:0])
-    units = rows.normalized()
-    kept = _KeptRows(existing, units, threshold)
-    for start in range(0, len(units), _BLOCK):
-        ids = rows.ids[start : start + _BLOCK]
-        block = units.take(np.arange(start, start + len(ids)))
-        for id_, duplicate in zip(ids, kept.add_block(ids, block), strict=True):
-            if duplicate is None:
-                result.kept.append(id_)
-            else:
-                result.removed.append(RemovedDuplicate(id_, *duplicate))
-        if progress is not None:
-            progress(len(ids))
+    if existing.vectors.shape[1] != rows.vectors.shape[1]:
+        raise InputError(
+            f"vectors of {existing.vectors.shape[1]} and of {rows.vectors.shape[1]} dimensions cannot be "
+            "compared"
+        )
+    n_existing = len(existing.ids)
+    texts, others = OrderedTexts.of(rows.texts(), n_existing), OrderedTexts.of(existing.texts())
+    best = find_duplicates(texts, others, threshold, progress=progress)
+    for id_, position, similarity in zip(
+        rows.ids, best.positions.tolist(), best.similarities.tolist(), strict=True
+    ):
+        if position < 0:
+            result.kept.append(id_)
+        else:
+            original = existing.ids[position] if position < n_existing else rows.ids[position - n_existing]
+            result.removed.append(RemovedDuplicate(id_, original, similarity))
     return result
 
 
-class _KeptRows(Generic[Id]):
-    """The windows of the kept rows as float64 and float32 unit vectors, in arrays with room for all rows."""
+def find_duplicates(
+    texts: OrderedTexts,
+    others: OrderedTexts,
+    threshold: float,
+    *,
+    eligible: npt.NDArray[np.bool_] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> BestMatches:
+    """Decide ``texts`` in order: a text without a match is kept, the others match the text they duplicate.
 
-    def __init__(self, first: EmbeddedRows[Id], rows: TextVectors, threshold: float) -> None:
-        if first.vectors.shape[1] != rows.matrix.shape[1]:
-            raise InputError(
-                f"vectors of {first.vectors.shape[1]} and of {rows.matrix.shape[1]} dimensions cannot be "
-                "compared"
-            )
-        self.ids: list[Id] = []
-        self.threshold = threshold
-        self._minimum = threshold - float32_margin(rows.matrix.shape[1])  # of a product in float32
-        units = first.normalized()
-        self.exact: Float64 = np.empty((len(units.matrix) + len(rows.matrix), rows.matrix.shape[1]))
-        self.quick: Float32 = np.empty(self.exact.shape, dtype=np.float32)
-        self.counts: Positions = np.zeros(len(units) + len(rows), dtype=np.intp)
-        self.n_windows = 0
-        # Of equal rows only the first can ever be the match, so the others are omitted.
-        distinct: set[bytes] = set()
-        for row, id_ in enumerate(first.ids):
-            windows = units.windows(row)
-            if (key := windows.tobytes()) not in distinct:
-                distinct.add(key)
-                self._append(id_, windows)
+    A text is compared with the (eligible) others and with the kept texts, as far as they are before it.
+    """
+    best = BestMatches(len(texts))
+    kept = _KeptTexts(texts)
+    for start in range(0, len(texts), BLOCK_TEXTS):
+        block, own = texts.part(start, start + BLOCK_TEXTS), best.part(start, start + BLOCK_TEXTS)
+        find_matches(block, others, threshold, own, eligible)
+        find_matches(block, kept.texts(), threshold, own)
+        _decide_block(block, own, threshold)
+        kept.append(block, np.flatnonzero(own.positions < 0))
+        if progress is not None:
+            progress(len(block))
+    return best
 
-    def _append(self, id_: Id, windows: Matrix) -> None:
-        end = self.n_windows + len(windows)
-        self.exact[self.n_windows : end] = self.quick[self.n_windows : end] = windows
-        self.counts[len(self.ids)] = len(windows)
-        self.n_windows = end
-        self.ids.append(id_)
 
-    def add_block(self, ids: Sequence[Id], block: TextVectors) -> list[tuple[Id, float] | None]:
-        """Decide a block of rows in order: None for a kept row, else the row it duplicates and how similar.
+def _decide_block(block: OrderedTexts, best: BestMatches, threshold: float) -> None:
+    """Compare the texts of a block that are not removed yet with those kept before them in the block."""
+    units = block.units.matrix
+    slack = float32_margin(units.shape[1])
+    close = np.asarray(units[block.units.starts[:-1]] @ units.T >= np.float32(threshold - slack))
+    if not block.units.are_single:
+        close = np.logical_or.reduceat(close, block.units.starts[:-1], axis=1)
+    # Only texts that nothing before the block removes can remove others.
+    close &= best.positions < 0
+    rows, columns = np.nonzero(np.tril(close, -1))
+    rows, columns = drop_partial_matches(block, rows, block, columns, threshold - slack)
+    similarities = pair_similarities(block, rows, block, columns)
+    duplicates = np.flatnonzero(similarities >= threshold)
+    rows, columns = rows[duplicates], columns[duplicates]
+    # By row: when a row's turn comes, all before it are decided.
+    for row, column, similarity in zip(
+        rows.tolist(), columns.tolist(), similarities[duplicates].tolist(), strict=True
+    ):
+        if best.positions[column] < 0:
+            best.offer_one(row, int(block.positions[column]), similarity)
 
-        One float32 product compares the first window of each row with all windows kept before, another with
-        the windows of the block: of those candidates, only rows that were kept count.
-        """
-        quick = block.matrix.astype(np.float32)
-        firsts = quick[block.starts[:-1]]
-        before = self._kept()
-        close = np.asarray(firsts @ self.quick[: self.n_windows].T >= self._minimum)
-        close_in_block = np.asarray(firsts @ quick.T >= self._minimum)
-        positions = np.full(len(ids), -1)  # in the kept rows
-        decisions: list[tuple[Id, float] | None] = []
-        for index, id_ in enumerate(ids):
-            earlier = np.flatnonzero(close_in_block[index, : block.starts[index]])
-            in_block = positions[block.find_texts(earlier)]
-            candidates = np.concatenate(
-                [before.find_texts(np.flatnonzero(close[index])), in_block[in_block >= 0]]
-            )
-            if block.counts[index] > 1 and len(candidates) > _MAX_DIRECT_CANDIDATES:
-                candidates = candidates[
-                    self._may_match(quick[block.starts[index] : block.starts[index + 1]])[candidates]
-                ]
-            duplicate = self._most_similar(candidates, block.windows(index))
-            if duplicate is None:
-                positions[index] = len(self.ids)
-                self._append(id_, block.windows(index))
-            decisions.append(duplicate)
-        return decisions
 
-    def _may_match(self, windows: Float32) -> npt.NDArray[np.bool_]:
-        """Return for each kept row whether it and a row can match in every window; in float32, with a margin.
+class _KeptTexts:
+    """The kept ones of some texts, with their float32 windows in an array with room for all of them."""
 
-        Many long texts begin alike: comparing all their windows in float64 would take minutes.
-        """
-        close = windows @ self.quick[: self.n_windows].T >= self._minimum
-        starts = self._kept().starts[:-1]
-        covered = np.asarray(np.logical_or.reduceat(close, starts, axis=1).all(axis=0))
-        covering = np.logical_and.reduceat(np.asarray(close.any(axis=0)), starts)
-        both: npt.NDArray[np.bool_] = covered & covering
-        return both
+    def __init__(self, texts: OrderedTexts) -> None:
+        self._stored = texts.stored
+        self._units: Float32 = np.empty(texts.units.matrix.shape, dtype=np.float32)
+        self._counts, self._rows, self._positions = (np.empty(len(texts), dtype=np.intp) for _ in range(3))
+        self._n_texts = self._n_windows = 0
 
-    def _kept(self) -> TextVectors:
-        return TextVectors(self.exact[: self.n_windows], self.counts[: len(self.ids)])
+    def texts(self) -> OrderedTexts:
+        n = self._n_texts
+        units = TextVectors(self._units[: self._n_windows], self._counts[:n])
+        return OrderedTexts(units, self._stored, self._rows[:n], self._positions[:n])
 
-    def _most_similar(self, candidates: Positions, windows: Matrix) -> tuple[Id, float] | None:
-        if not len(candidates):
-            return None
-        # The first of equals: candidates are in the order they were kept.
-        exact = text_similarities(windows, self._kept().take(candidates))
-        nearest = find_nearest_row(candidates, exact, self.threshold)
-        return None if nearest is None else (self.ids[nearest.index], nearest.similarity)
+    def append(self, block: OrderedTexts, texts: Positions) -> None:
+        if not len(texts):
+            return
+        kept = block.take(texts)
+        n, windows = self._n_texts, self._n_windows
+        self._n_texts, self._n_windows = n + len(kept), windows + len(kept.units.matrix)
+        self._units[windows : self._n_windows] = kept.units.matrix
+        self._counts[n : self._n_texts] = kept.units.counts
+        self._rows[n : self._n_texts] = kept.rows
+        self._positions[n : self._n_texts] = kept.positions

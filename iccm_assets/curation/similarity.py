@@ -30,10 +30,11 @@ class Nearest:
     similarity: float
 
 
-def normalize_rows(vectors: Matrix) -> Float64:
+def normalize_rows(vectors: Matrix, *, first_row: int = 0) -> Float64:
     """Divide the rows by their length; float64, same shape.
 
-    Raises ``InputError`` when a row is NaN, infinite or zero: it has no direction to compare.
+    Raises ``InputError`` when a row is NaN, infinite or zero: it has no direction to compare. Its message
+    numbers the rows from ``first_row``.
     """
     exact = np.ascontiguousarray(vectors, dtype=np.float64)
     if exact.size == 0:
@@ -41,7 +42,9 @@ def normalize_rows(vectors: Matrix) -> Float64:
     largest = np.abs(exact).max(axis=1, keepdims=True)
     bad = ~np.isfinite(largest) | (largest == 0)
     if bad.any():
-        raise InputError(f"vector {int(np.argmax(bad)) + 1} has no direction (NaN, infinite or all zero)")
+        raise InputError(
+            f"vector {first_row + int(np.argmax(bad)) + 1} has no direction (NaN, infinite or all zero)"
+        )
     # The length of very large or very small numbers would overflow: scale by powers of two, which is exact.
     exact = np.ldexp(exact, -np.frexp(largest)[1])
     lengths = np.linalg.norm(exact, axis=1, keepdims=True)

@@ -71,6 +71,11 @@ class TextVectors:
         """Return the windows of a text, shape (w, d)."""
         return self.matrix[self.starts[text] : self.starts[text + 1]]
 
+    def part(self, start: int, end: int) -> TextVectors:
+        """Return the texts from ``start`` to before ``end``, without a copy."""
+        matrix = self.matrix[self.starts[start] : self.starts[min(end, len(self))]]
+        return TextVectors(matrix, self.counts[start:end])
+
     def take(self, texts: Positions) -> TextVectors:
         """Return some of the texts, in that order."""
         counts = self.counts[texts]

@@ -1,10 +1,12 @@
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iccm_assets.curation.duplicate_search import pair_similarities, unit_float32
 from iccm_assets.curation.greedy_dedup import DedupResult, EmbeddedRows, RemovedDuplicate, greedy_dedup
 from iccm_assets.curation.similarity import (
     find_nearest_row,
@@ -160,11 +162,12 @@ def compared(monkeypatch) -> list[int]:
     """With how many texts each row was compared in float64, for the rows that were compared with any."""
     counts = []
 
-    def compare(windows, others):
-        counts.append(len(others))
-        return text_similarities(windows, others)
+    def compare(texts, rows, others, columns):
+        counts.extend(np.unique(rows, return_counts=True)[1].tolist())
+        return pair_similarities(texts, rows, others, columns)
 
-    monkeypatch.setattr("iccm_assets.curation.greedy_dedup.text_similarities", compare)
+    for module in ("duplicate_search", "greedy_dedup"):
+        monkeypatch.setattr(f"iccm_assets.curation.{module}.pair_similarities", compare)
     return counts
 
 
@@ -199,14 +202,67 @@ def test_a_long_text_is_found_among_many_that_begin_alike(compared):
     assert compared == [1]
 
 
-def test_a_row_is_compared_only_with_kept_rows_that_may_match_and_equal_ones_count_once(compared):
+def test_a_row_is_compared_only_with_rows_that_may_match(compared):
     assert greedy_dedup(numbered("n", AXES), None, 0.9).removed == []
     assert compared == []
-    removed = greedy_dedup(numbered("n", AXES[[1, 0, 0, 0]]), numbered("e", AXES[[2, 2, 2]]), 0.9).removed
-    assert [row.duplicate_of for row in removed] == ["n1", "n1"]
-    assert compared == [1, 1]
-    assert len(greedy_dedup(numbered("n", AXES[:1]), numbered("e", AXES[[0, 0, 0]]), 0.9).removed) == 1
-    assert compared == [1, 1, 1]
+    removed = greedy_dedup(numbered("n", AXES[[1, 0, 0]]), numbered("e", AXES[[2, 2, 2]]), 0.9).removed
+    assert [row.duplicate_of for row in removed] == ["n1"]
+    assert compared == [1]
+
+
+def test_a_row_that_equals_an_earlier_one_is_not_compared_with_later_blocks(compared, monkeypatch):
+    monkeypatch.setattr("iccm_assets.curation.duplicate_search._BLOCK_WINDOWS", 2)
+    pool = numbered("e", AXES[[1, 0, 0, 0, 0, 0]])
+    assert greedy_dedup(numbered("n", AXES[:1]), pool, 0.9).removed == [RemovedDuplicate("n0", "e1", 1.0)]
+    assert compared == [1]
+
+
+def test_among_single_windows_only_those_near_the_best_are_compared_in_float64(compared):
+    similarities = np.array([0.95, 0.9201, 0.9499, 0.93])
+    pool = np.stack([similarities, np.sqrt(1 - similarities**2)], axis=1)
+    removed = greedy_dedup(numbered("n", np.array([[1.0, 0.0]])), numbered("e", pool), 0.9).removed
+    assert removed == [RemovedDuplicate("n0", "e0", 0.95)]
+    assert compared == [1]
+
+
+@pytest.mark.parametrize("block", [2, 7, 4096])
+def test_blocks_of_any_size_give_the_result_of_the_definition(monkeypatch, block):
+    for name in (
+        "duplicate_search.BLOCK_TEXTS",
+        "duplicate_search._BLOCK_WINDOWS",
+        "greedy_dedup.BLOCK_TEXTS",
+    ):
+        monkeypatch.setattr(f"iccm_assets.curation.{name}", block)
+    monkeypatch.setattr("iccm_assets.curation.duplicate_search._BLOCK_PAIRS", block)
+    rng = np.random.default_rng(8)
+    windows = clustered(rng, 300, 24, spread=0.3)
+    texts = np.split(windows, np.cumsum(rng.integers(1, 4, size=90)))[:90]
+    texts += [texts[index] for index in rng.integers(0, 90, size=30)]
+    rows, pool = with_windows("n", texts[:80], 24), with_windows("e", texts[80:], 24)
+    expected = brute_force(rows, pool, 0.9)
+    assert len(expected.removed) > 10
+    assert greedy_dedup(rows, pool, 0.9) == expected
+    single, other = numbered("n", windows[:150]), numbered("e", windows[150:])
+    assert greedy_dedup(single, other, 0.9) == brute_force(single, other, 0.9)
+
+
+def test_unit_vectors_in_float32_are_compared_without_a_copy():
+    vectors = normalize_rows(AXES + 0.1).astype(np.float32)
+    assert unit_float32(vectors) is vectors or np.shares_memory(unit_float32(vectors), vectors)
+    longer = unit_float32(vectors * 2)
+    assert not np.shares_memory(longer, vectors) and np.allclose(longer, vectors)
+    assert np.allclose(unit_float32(vectors.astype(np.float64)), vectors)
+
+
+def test_memory_is_bounded_by_the_vectors_and_one_copy_of_the_kept_rows():
+    vectors = normalize_rows(np.random.default_rng(6).normal(size=(12_000, 384))).astype(np.float32)
+    rows = EmbeddedRows(range(2000), vectors[:2000])
+    pool = EmbeddedRows(range(2000, 12_000), vectors[2000:])
+    tracemalloc.start()
+    assert len(greedy_dedup(rows, pool, 0.9).kept) == 2000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * vectors.nbytes  # a copy of the kept rows, and some blocks
 
 
 def test_what_float32_cannot_tell_from_the_threshold_is_compared_in_float64(compared):
