@@ -144,13 +144,23 @@ def _parse_row(row: dict[str, Any], location: str) -> DedupRow:
 def _parse_embedding(value: object, location: str) -> npt.NDArray[np.float64]:
     if not isinstance(value, list) or not value:
         raise InputError(f"{location}: the embedding is not a list of numbers")
-    numbers = [_to_float(number) for number in value]
-    if None in numbers:
+    vector = _to_vector(value)
+    if vector is None:
         raise InputError(f"{location}: the embedding contains something that is not a finite number")
-    vector = np.array(numbers, dtype=np.float64)
     if not vector.any():
         raise InputError(f"{location}: an embedding of zeros has no direction to compare")
     return vector
+
+
+def _to_vector(values: list[object]) -> npt.NDArray[np.float64] | None:
+    """Return finite JSON numbers as a vector, else None."""
+    if not set(map(type, values)) <= {int, float}:
+        return None
+    try:
+        vector = np.array(values, dtype=np.float64)
+    except OverflowError:
+        return None
+    return vector if np.isfinite(vector).all() else None
 
 
 def _to_float(value: object) -> float | None:

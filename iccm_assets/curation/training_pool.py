@@ -2,8 +2,7 @@
 
 The pool is a function of three things only: which days are materialized, their filtered rows, and which rows
 are pinned. The order in which days are materialized, and how they are grouped into runs, has no effect. Every
-run rebuilds the pool from the earliest day that is requested or whose inputs have changed; earlier days
-are retained as they are.
+run decides the rows of new and changed days, and those rows of later days that this affects.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+import numpy as np
 from sqlalchemy import Connection, Engine, text
 
-from iccm_assets.curation.embeddings import TextEmbedder, Vectors, embed_missing, load_vectors
-from iccm_assets.curation.greedy_dedup import DedupResult, EmbeddedRows, RemovedDuplicate, greedy_dedup
+from iccm_assets.curation.embeddings import TextEmbedder, embed_missing
 from iccm_assets.curation.opposites import find_example_differences
-from iccm_assets.curation.text_vectors import TextVectors
+from iccm_assets.curation.pool_decisions import Mask, update_decisions
+from iccm_assets.curation.pool_rows import IS_ROW, ROW_ORDER, PoolRows, load_pool_rows, load_texts
 from iccm_assets.db.locks import Lock, acquire_lock
-from iccm_assets.db.tables import EMBEDDING_DIMENSIONS
 from iccm_assets.settings import Settings
 
 # Part of the fingerprint of every day: pools that were built by another rule are rebuilt.
@@ -97,52 +96,38 @@ _TEXTS_TO_EMBED = text(
 )
 
 
-@dataclass(frozen=True)
-class _Row:
-    """The columns of a filtered or pinned row that a rebuild uses."""
-
-    conversation_id: int
-    day: date
-    quality_score: float
-    content_sha256: str
-
-
 class _PoolRebuild:
     """One rebuild, inside its transaction."""
 
     def __init__(self, conn: Connection, days: Sequence[date], threshold: float, digest: str) -> None:
         self._conn = conn
-        self._requested = sorted(set(days))
+        self._requested = set(days)
         self._threshold = threshold
         self._digest = digest
 
     def run(self, embedded: int) -> PoolReport:
         # Erased content leaves the pool in any case, pinned or not (V2).
         changed = self._change(_DELETE_ERASED)
-        stored = dict(self._query("select day, fingerprint from iccm.pool_days"))
-        materialized = sorted({*stored, *self._requested})
-        pinned = [_Row(*row) for row in self._query(_PINNED)]
-        rows = [_Row(*row) for row in self._query(_FILTERED, days=materialized)]
-        fingerprints = self._fingerprints(materialized, pinned, rows)
-        stale = [day for day in materialized if stored.get(day) != fingerprints[day]]
-        start = min([*self._requested, *stale], default=None)
-        rebuilt = [day for day in materialized if start is not None and day >= start]
+        stored = {day: _Fingerprint.parse(value) for day, value in self._query(_STORED_DAYS)}
+        days = sorted({*stored, *self._requested})
+        current = self._fingerprints(days)
+        stale = {day for day in days if not current[day].is_same_day(stored.get(day))}
+        outdated = {day for day in days if stored.get(day) != current[day]}
+        # Where only the pinned rows changed, every row may have others before it.
+        has_moved = outdated != stale
+        built = stale | self._requested
+        start = min(outdated | built if has_moved else built, default=None)
+        n_rows = 0
         if start is not None:
-            result = self._deduplicate(start, pinned, rows)
-            changed += self._write_kept(start, result.kept)
-            changed += self._write_removed(start, rows, result.removed)
-            self._change(_RECORD_DAYS, days=rebuilt, fingerprints=[fingerprints[day] for day in rebuilt])
+            rows = load_pool_rows(self._conn, days, start)
+            touched = self._decide(rows, days, start, stale, has_moved)
+            built |= {day for day, is_touched in zip(rows.days, touched, strict=True) if is_touched}
+            changed += self._write(rows, start, touched, built - stale - self._requested)
+            self._record_days(outdated | built, current)
+            n_rows = sum(day in self._requested for day in rows.days)
         changed += self._change(_UPDATE_QUALIFIES)
-        [(kept, removed, size)] = self._query(_TOTALS, days=self._requested)
-        return PoolReport(
-            rows=sum(row.day in self._requested for row in rows),
-            kept=kept,
-            removed=removed,
-            embedded=embedded,
-            rebuilt_days=len(rebuilt),
-            changed_rows=changed,
-            pool_size=size,
-        )
+        [(kept, removed, size)] = self._query(_TOTALS, days=sorted(self._requested))
+        return PoolReport(n_rows, kept, removed, embedded, len(built), changed, size)
 
     def _query(self, sql: str, **values: Any) -> list[Any]:
         return list(self._conn.execute(text(sql), values).tuples())
@@ -150,39 +135,48 @@ class _PoolRebuild:
     def _change(self, sql: str, **values: Any) -> int:
         return self._conn.execute(text(sql), values).rowcount
 
-    def _fingerprints(self, days: list[date], pinned: list[_Row], rows: list[_Row]) -> dict[date, str]:
-        """Return per day a digest of everything its decisions depend on, except earlier days."""
-        keys: dict[date, list[tuple[int, str]]] = {day: [] for day in days}
-        for row in rows:
-            keys[row.day].append((row.conversation_id, row.content_sha256))
-        pinned_keys = [(row.conversation_id, row.content_sha256) for row in pinned]
-        common = repr((_RULE, self._digest, self._threshold, pinned_keys))
-        return {day: hashlib.sha256(repr((common, keys[day])).encode()).hexdigest()[:32] for day in days}
+    def _fingerprints(self, days: list[date]) -> dict[date, _Fingerprint]:
+        rule = _digest(repr((_RULE, self._digest, self._threshold)))
+        pinned = _digest(repr(self._query(_PINNED)))
+        rows = dict(self._query(_DIGESTS, days=days))
+        return {day: _Fingerprint(rule, pinned, rows.get(day, "")) for day in days}
 
-    def _deduplicate(self, start: date, pinned: list[_Row], rows: list[_Row]) -> DedupResult[int]:
-        """Deduplicate the rows from ``start`` on against pinned rows and the pool before ``start``."""
-        in_pool = {row[0] for row in self._query("select conversation_id from iccm.phase4_training_data")}
-        retained = [*pinned, *(row for row in rows if row.day < start and row.conversation_id in in_pool)]
-        new = [row for row in rows if row.day >= start]
-        hashes = {row.content_sha256 for row in (*retained, *new)}
-        vectors = load_vectors(self._conn, hashes, self._digest)
-        return greedy_dedup(_with_vectors(new, vectors), _with_vectors(retained, vectors), self._threshold)
+    def _decide(self, rows: PoolRows, days: list[date], start: date, stale: set[date], moved: bool) -> Mask:
+        """Decide the rows of stale days and what they affect; return which rows from ``start`` on were."""
+        undecided = ~rows.is_decided
+        undecided[rows.n_earlier :] |= np.array([day in stale for day in rows.days], dtype=bool)
+        moved_rows = np.zeros(len(undecided), dtype=bool)
+        moved_rows[: rows.n_pinned] = moved
+        if not (undecided | moved_rows).any():
+            return undecided[rows.n_earlier :]
+        texts = load_texts(self._conn, rows, days, start, self._digest)
+        touched = update_decisions(texts, rows.decisions, undecided, moved_rows, self._threshold)
+        return touched[rows.n_earlier :]
 
-    def _write_kept(self, start: date, kept: list[int]) -> int:
-        deleted = self._change(_DELETE_NOT_KEPT, start=start, kept=kept)
-        return deleted + self._change(_COPY_KEPT, kept=kept, embedder=self._digest)
+    def _write(self, rows: PoolRows, start: date, touched: Mask, only_touched: set[date]) -> int:
+        """Write the differences; of the days in ``only_touched``, touched rows alone can have any."""
+        first = rows.n_earlier
+        ids, originals = rows.ids[first:], rows.decisions.positions[first:]
+        is_copied = touched | np.array([day not in only_touched for day in rows.days], dtype=bool)
+        is_kept = originals < 0
+        changed = self._change(_DELETE_NOT_KEPT, start=start, kept=ids[is_kept].tolist())
+        changed += self._change(_DELETE_NOT_REMOVED, start=start, removed=ids[~is_kept].tolist())
+        changed += self._change(_COPY_KEPT, kept=ids[is_kept & is_copied].tolist(), embedder=self._digest)
+        # How a row differs from its original depends on the original's source, too.
+        with_copied_original = np.isin(originals, first + np.flatnonzero(is_kept & is_copied))
+        return changed + self._copy_removed(rows, ~is_kept & (is_copied | with_copied_original))
 
-    def _write_removed(self, start: date, rows: list[_Row], removed: list[RemovedDuplicate[int]]) -> int:
-        days = {row.conversation_id: row.day for row in rows}
-        ids = [duplicate.id for duplicate in removed]
-        originals = [duplicate.duplicate_of for duplicate in removed]
-        deleted = self._change(_DELETE_NOT_REMOVED, start=start, removed=ids)
-        return deleted + self._change(
+    def _copy_removed(self, rows: PoolRows, is_copied: Mask) -> int:
+        chosen = np.flatnonzero(is_copied)
+        positions = chosen + rows.n_earlier
+        ids = rows.ids[positions].tolist()
+        originals = rows.ids[rows.decisions.positions[positions]].tolist()
+        return self._change(
             _COPY_REMOVED,
             ids=ids,
-            days=[days[id_] for id_ in ids],
+            days=[rows.days[row] for row in chosen.tolist()],
             originals=originals,
-            similarities=[duplicate.similarity for duplicate in removed],
+            similarities=rows.decisions.similarities[positions].tolist(),
             differences=self._find_differences(ids, originals),
         )
 
@@ -191,36 +185,55 @@ class _PoolRebuild:
         pairs = self._query(_PAIRS, ids=ids, originals=originals)
         return [",".join(find_example_differences(*pair)) or None for pair in pairs]
 
+    def _record_days(self, days: set[date], fingerprints: dict[date, _Fingerprint]) -> None:
+        ordered = sorted(days)
+        self._change(_RECORD_DAYS, days=ordered, fingerprints=[str(fingerprints[day]) for day in ordered])
 
-def _with_vectors(rows: Sequence[_Row], vectors: dict[str, Vectors]) -> EmbeddedRows[int]:
-    stacked = TextVectors.stack([vectors[row.content_sha256] for row in rows], EMBEDDING_DIMENSIONS)
-    return EmbeddedRows([row.conversation_id for row in rows], stacked.matrix, stacked.counts)
 
+@dataclass(frozen=True)
+class _Fingerprint:
+    """Digests of everything the decisions of a day depend on, except earlier days."""
+
+    rule: str
+    pinned: str
+    rows: str
+
+    @classmethod
+    def parse(cls, value: str) -> _Fingerprint | None:
+        """Parse a stored fingerprint; None for one of an earlier release, whose days are rebuilt."""
+        parts = value.split(":")
+        return cls(*parts) if len(parts) == 3 else None
+
+    def __str__(self) -> str:
+        return f"{self.rule}:{self.pinned}:{self.rows}"
+
+    def is_same_day(self, other: _Fingerprint | None) -> bool:
+        """Return whether the day has the same rows in the same order, by the same rule."""
+        return other is not None and (self.rule, self.rows) == (other.rule, other.rows)
+
+
+def _digest(value: str) -> str:
+    return hashlib.sha256(value.encode()).hexdigest()[:16]
+
+
+_STORED_DAYS = "select day, fingerprint from iccm.pool_days"
+
+_PINNED = """
+    select conversation_id, content_sha256 from iccm.phase4_training_data where pinned
+    order by day, conversation_id
+"""
+
+_DIGESTS = f"""
+    select f.day, left(encode(sha256(convert_to(string_agg(
+        f.conversation_id || ' ' || f.content_sha256, ',' order by {ROW_ORDER}
+    ), 'UTF8')), 'hex'), 32)
+    from iccm.filtered_conversations f
+    where {IS_ROW} group by f.day
+"""
 
 _DELETE_ERASED = """
     delete from iccm.phase4_training_data p using iccm.conversations c
     where c.id = p.conversation_id and c.erased_at is not null
-"""
-
-_PINNED = """
-    select conversation_id, day, quality_score, content_sha256
-    from iccm.phase4_training_data where pinned order by day, conversation_id
-"""
-
-# In the order of deduplication, without pinned rows.
-_FILTERED = """
-    select f.conversation_id, f.day, f.quality_score, f.content_sha256
-    from iccm.filtered_conversations f
-    where f.day = any(:days)
-        and not exists (
-            select from iccm.phase4_training_data p
-            where p.conversation_id = f.conversation_id and p.pinned
-        )
-        and not exists (
-            select from iccm.conversations c
-            where c.id = f.conversation_id and c.erased_at is not null
-        )
-    order by f.day, f.quality_score desc, f.conversation_id
 """
 
 _DELETE_NOT_KEPT = """

@@ -167,6 +167,7 @@ GOOD = '{"id": "g", "embedding": [1, 0]}'
         ('{"id": "x", "embedding": [1, NaN]}', "not a finite number"),
         ('{"id": "x", "embedding": [1, 1e999]}', "not a finite number"),
         ('{"id": "x", "embedding": [1, true]}', "not a finite number"),
+        ('{"id": "x", "embedding": [1, ' + "9" * 400 + "]}", "not a finite number"),
         ('{"id": "x", "embedding": [0, 0.0]}', "zeros"),
         ('{"id": "x", "embedding": [0, 1], "quality_score": "high"}', "quality_score"),
         ("[" * 100_000, "not JSON"),

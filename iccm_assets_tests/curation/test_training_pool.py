@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from iccm_assets.curation.embeddings import parse_windows
-from iccm_assets.curation.greedy_dedup import EmbeddedRows
+from iccm_assets.curation.greedy_dedup import EmbeddedRows, find_duplicates
 from iccm_assets.curation.text_vectors import TextVectors
 from iccm_assets.curation.training_pool import rebuild_pool
 from iccm_assets.db import tables as t
@@ -358,6 +358,171 @@ def test_concurrent_rebuilds_give_the_same_pool(filled, settings, rows_by_day):
         thread.join()
     assert failures == []
     assert load_pool(filled)[:2] == expected_pool(rows_by_day, HashEmbedder())
+
+
+class CircleEmbedder(HashEmbedder):
+    """Embeds a number as a direction in a plane: chains of similar texts, and equal similarities, abound."""
+
+    def encode(self, texts):
+        self.encoded += texts
+        angles = np.deg2rad([float(text) for text in texts])
+        vectors = np.zeros((len(texts), 384), dtype=np.float32)
+        vectors[:, 0], vectors[:, 1] = np.cos(angles), np.sin(angles)
+        return vectors
+
+
+class EditedDays:
+    """Filtered rows by day as a test changes them, in the database and in memory."""
+
+    def __init__(self, engine, rng, n_days):
+        self.engine, self.rng = engine, rng
+        self.rows = {n: [] for n in range(n_days)}
+        self.pinned, self._numbers = set(), iter(range(1, 10_000))
+        self._edited = set()  # since the last rebuild: the pool has another state of them
+
+    def edit(self):
+        free = [(n, row) for n, rows in self.rows.items() for row in rows if row[0] not in self.pinned]
+        kind = self.rng.choice(["add", "add", "delete", "quality", "text", "move", "pin", "erase"])
+        if kind == "add" or not free:
+            n, row = self._draw_day(), (next(self._numbers), self._draw_text(), self._draw_quality())
+            add_filtered(self.engine, day(n), [row])
+            self.rows[n].append(row)
+            return
+        n, (id_, text, quality) = free[self.rng.integers(len(free))]
+        if kind == "pin":
+            if id_ not in self._edited and id_ in {row[0] for row in load_pool(self.engine)[0]}:
+                pin(self.engine, id_)
+                self.pinned.add(id_)
+            return
+        self._edited.add(id_)
+        self.rows[n].remove((id_, text, quality))
+        if kind in ("delete", "erase"):
+            table = "filtered_conversations" if kind == "delete" else "conversations"
+            change = (
+                f"delete from iccm.{table} where conversation_id = :id"
+                if kind == "delete"
+                else f"update iccm.{table} set erased_at = iccm.now() where id = :id"
+            )
+            with self.engine.begin() as conn:
+                conn.execute(sa.text(change), {"id": id_})
+            return
+        text = self._draw_text() if kind == "text" else text
+        quality = self._draw_quality() if kind == "quality" else quality
+        n = self._draw_day() if kind == "move" else n
+        put_filtered(self.engine, day(n), id_, text, quality)
+        self.rows[n].append((id_, text, quality))
+
+    def rebuild(self, requested, settings, embedder):
+        rebuild_pool(self.engine, [day(n) for n in requested], settings, embedder)
+        self._edited.clear()
+
+    def _draw_day(self):
+        return int(self.rng.integers(len(self.rows)))
+
+    def _draw_text(self):
+        return str(5 * int(self.rng.integers(36)))
+
+    def _draw_quality(self):
+        return round(float(self.rng.integers(77, 100)) / 100, 2)
+
+
+@hypothesis_settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(seed=st.integers(0, 2**20))
+def test_any_sequence_of_changes_gives_the_pool_of_the_definition(engine, settings, seed):
+    with engine.begin() as conn:
+        conn.execute(sa.text("truncate iccm.conversations, iccm.embeddings, iccm.pool_days cascade"))
+    rng = np.random.default_rng(seed)
+    days, embedder = EditedDays(engine, rng, 6), CircleEmbedder()
+    for _ in range(25):
+        days.edit()
+    days.rebuild(days.rows, settings, embedder)
+    for _ in range(5):
+        for _ in range(rng.integers(1, 4)):
+            days.edit()
+        days.rebuild([int(rng.integers(6))], settings, embedder)
+        assert load_pool(engine)[:2] == expected_pool(days.rows, CircleEmbedder(), days.pinned)
+
+
+@pytest.fixture
+def decided(monkeypatch) -> list[int]:
+    """With how many rows the rows of each call of ``find_duplicates`` were decided."""
+    calls = []
+
+    def find(texts, others, threshold, **options):
+        calls.append((len(texts), len(others)))
+        return find_duplicates(texts, others, threshold, **options)
+
+    monkeypatch.setattr("iccm_assets.curation.pool_decisions.find_duplicates", find)
+    return calls
+
+
+def test_a_changed_day_decides_its_rows_and_those_it_affects(engine, settings, decided):
+    """0 and 20 are similar, and 20 and 40; so are 100 and 110."""
+    for n, angles in enumerate([("0", "100"), ("300",), ("20", "110"), ("40", "200")]):
+        add_filtered(engine, day(n), [(10 * n + k, text, 0.9) for k, text in enumerate(angles)])
+    rebuild_pool(engine, [day(n) for n in range(4)], settings, CircleEmbedder())
+    assert [row[0] for row in load_pool(engine)[0]] == [0, 1, 10, 30, 31]
+    decided.clear()
+    with engine.begin() as conn:
+        conn.execute(sa.text("delete from iccm.filtered_conversations where conversation_id = 0"))
+    report = rebuild_pool(engine, [day(0)], settings, CircleEmbedder())
+    assert [row[0] for row in load_pool(engine)[0]] == [1, 10, 20, 31]
+    # Row 1 of the changed day and the orphaned row 20; then row 30, which 20 displaces.
+    assert [call[0] for call in decided] == [2, 1]
+    assert report.rebuilt_days == 3
+
+
+def test_a_new_day_is_compared_with_kept_rows_only_and_an_unchanged_one_with_none(
+    engine, settings, decided, monkeypatch
+):
+    for n in range(3):
+        add_filtered(engine, day(n), [(10 * n + k, str(90 * k), 0.9) for k in range(4)])
+    rebuild_pool(engine, [day(0), day(1)], settings, CircleEmbedder())
+    rebuild_pool(engine, [day(2)], settings, CircleEmbedder())
+    assert decided == [(8, 0), (4, 4)]
+    monkeypatch.setattr("iccm_assets.curation.training_pool.load_texts", None)
+    for n in range(3):
+        assert rebuild_pool(engine, [day(n)], settings, CircleEmbedder()).changed_rows == 0
+
+
+def test_a_copy_of_a_source_that_changed_is_renewed_without_a_decision(engine, settings, decided):
+    add_filtered(engine, day(0), [(1, "0", 0.9)])
+    add_filtered(engine, day(1), [(2, "1", 0.9)])
+    rebuild_pool(engine, [day(0), day(1)], settings, CircleEmbedder())
+    decided.clear()
+    with engine.begin() as conn:
+        conn.execute(sa.text("update iccm.filtered_conversations set source_code = 'source 2'"))
+    assert rebuild_pool(engine, [day(0)], settings, CircleEmbedder()).changed_rows == 2
+    with engine.connect() as conn:
+        sources = conn.execute(sa.text("select source_code from iccm.phase4_training_data")).scalars()
+        assert sources.all() == ["source 2"]
+        differences = sa.text("select differences from iccm.phase4_rejections")
+        assert conn.execute(differences).scalar_one() is None  # the same program now
+    assert decided == []
+
+
+def test_newly_pinned_rows_decide_no_day_without_them_again(engine, settings, decided):
+    add_filtered(engine, day(0), [(1, "0", 0.9), (2, "90", 0.9)])
+    add_filtered(engine, day(1), [(3, "180", 0.9), (4, "181", 0.8)])
+    rebuild_pool(engine, [day(0), day(1)], settings, CircleEmbedder())
+    pin(engine, 3)
+    decided.clear()
+    rebuild_pool(engine, [day(1)], settings, CircleEmbedder())
+    assert load_pool(engine)[0] == [(1, day(0), False), (2, day(0), False), (3, day(1), True)]
+    assert decided == [(1, 3)]
+
+
+def test_a_pool_of_an_earlier_release_is_decided_anew(engine, settings, decided):
+    add_filtered(engine, day(0), [(1, "0", 0.9), (2, "90", 0.9)])
+    rebuild_pool(engine, [day(0)], settings, CircleEmbedder())
+    with engine.begin() as conn:
+        conn.execute(sa.text("update iccm.pool_days set fingerprint = 'cafe'"))
+    rebuild_pool(engine, [], settings, CircleEmbedder())
+    assert decided == [(2, 0), (2, 0)]
 
 
 def test_a_failing_embedder_leaves_the_pool_as_it_was(engine, settings):

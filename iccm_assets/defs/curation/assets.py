@@ -96,7 +96,8 @@ def _filter_metadata(funnel: "DailyFunnel", platform: PlatformResource, with_plo
     owners=OWNERS,
     pool="training_pool",
     code_version=code_version(
-        *("curation.training_pool", "curation.greedy_dedup", "curation.duplicate_search"),
+        *("curation.training_pool", "curation.pool_rows", "curation.pool_decisions"),
+        *("curation.greedy_dedup", "curation.duplicate_search"),
         *("curation.similarity", "curation.text_vectors", "curation.opposites", "curation.embeddings"),
     ),
     metadata={"dagster/table_name": "iccm.phase4_training_data", **column_schema(TRAINING_POOL)},
