@@ -147,7 +147,8 @@ def test_a_batch_of_implementations_and_a_dagster_run_report_progress(
 
     entry = SimpleNamespace(is_dagster_event=False, user_message="step 30 of 375 [loss]\nmore")
     records = SimpleNamespace(cursor="1", records=[SimpleNamespace(event_log_entry=entry)])
-    instance: Any = SimpleNamespace(get_records_for_run=lambda *_args, **_options: records)
+    storages = dict.fromkeys(("run_storage", "event_log_storage", "schedule_storage"))
+    instance: Any = SimpleNamespace(get_records_for_run=lambda *_args, **_options: records, **storages)
     screen = Console(file=io.StringIO(), width=40)
     assert isinstance(screen.file, io.StringIO)
 
