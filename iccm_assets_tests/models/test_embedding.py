@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -47,6 +48,51 @@ def test_the_vectors_are_those_of_sentence_transformers(embedder):
         TEXTS[:5], normalize_embeddings=True
     )
     assert np.abs(embedder.encode(TEXTS[:5]) - reference).max() < 1e-6
+
+
+def test_texts_are_embedded_bit_for_bit_as_by_sentence_transformers_without_its_import(embedder, monkeypatch):
+    code = (
+        "import sys\n"
+        "from iccm_assets.models.embedding import Embedder\n"
+        "from iccm_assets.settings import load_settings\n"
+        "Embedder.load(load_settings()).encode(['x'])\n"
+        "print('sentence_transformers' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False"]
+    monkeypatch.setattr(embedding, "_is_mean_of_words", lambda path: False)
+    assert np.array_equal(embedder.encode(TEXTS), Embedder(embedder.path).encode(TEXTS))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("1_Pooling/config.json", {"pooling_mode_cls_token": True}),
+        ("sentence_bert_config.json", {"max_seq_length": 256, "do_lower_case": True}),
+        ("modules.json", [{"type": "sentence_transformers.models.StaticEmbedding", "path": ""}]),
+        ("adapter_config.json", {}),
+    ],
+)
+def test_another_kind_of_model_is_left_to_sentence_transformers(file, content, embedder, tmp_path):
+    for name in ("modules.json", "config.json", "sentence_bert_config.json", "1_Pooling/config.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((embedder.path / name).read_text())
+    assert embedding._is_mean_of_words(tmp_path)
+    (tmp_path / file).write_text(json.dumps(content))
+    assert not embedding._is_mean_of_words(tmp_path)
+
+
+def test_a_day_of_texts_is_not_filled_up_with_copies(embedder):
+    texts = [f"The function shall return {number}." + " It shall fail." * number for number in range(20)]
+    rows = 0
+
+    def count(module, arguments, keywords, output):
+        nonlocal rows
+        rows += len(output.last_hidden_state)
+
+    with embedder._load()._encoder.register_forward_hook(count, with_kwargs=True):
+        embedder.encode(texts)
+    assert rows <= 2 * len(texts)
 
 
 def test_finding_the_weights_needs_no_torch():
