@@ -44,8 +44,8 @@ from iccm_assets.simulation.developers.live_sessions import (
 from iccm_assets.simulation.developers.load_generator import LoadGenerator
 
 # Target number of sessions while the canary arm is at 10, 50, 100 %. Arms are drawn at random: the observed
-# shares miss 8 to 12 % and 46 to 54 % by chance in 0.6 % of the demos each.
-TARGET_SESSIONS = {1: 1700, 2: 1200, 3: 100}
+# shares miss 8 to 12 % and 46 to 54 % by chance in 0.1 % of the demos each.
+TARGET_SESSIONS = {1: 2400, 2: 1600, 3: 100}
 # Fraction of sessions with a test suite, in the rollout and with the degraded candidate.
 SUITE_FRACTION, DEGRADED_SUITE_FRACTION = 0.3, 0.8
 WORKERS = 24

@@ -11,7 +11,7 @@ from iccm_assets_tests.factories.commands import ICCM, run
 from iccm_assets_tests.factories.demo_platforms import temporary_home
 from iccm_assets_tests.factories.processes import bare_environment
 
-# One after the other: in the rollout's first stage a machine has to answer 1,500 sessions in a few minutes.
+# One after the other: in the rollout's first stage a machine has to answer 2,400 sessions in a few minutes.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600), pytest.mark.xdist_group("demos")]
 
 
