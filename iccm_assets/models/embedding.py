@@ -210,27 +210,30 @@ def _hash_file(file: Path, _size: int, _modified_ns: int) -> str:
 def _load_model(path: Path) -> Any:
     """Load the weights; raises ``CorruptCheckpointError``.
 
-    An import of sentence-transformers takes several seconds: a transformer whose word vectors are averaged
-    needs none.
+    An import of sentence-transformers takes several seconds: a transformer with mean pooling needs
+    none.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     try:
-        if _is_mean_of_words(path):
-            return _MeanOfWords(path)
+        if _uses_mean_pooling(path):
+            return _MeanPoolingModel(path)
         from sentence_transformers import SentenceTransformer
 
-        return SentenceTransformer(str(path), device="cpu", local_files_only=True).eval()
+        options = {"use_safetensors": True}  # pickles can run code
+        return SentenceTransformer(
+            str(path), device="cpu", local_files_only=True, model_kwargs=options
+        ).eval()
     except Exception as error:  # the libraries raise anything for a damaged directory
         raise CorruptCheckpointError(
             f"{path} cannot be loaded ({first_line(error)})", hint="Restore it or name another one."
         ) from error
 
 
-def _is_mean_of_words(path: Path) -> bool:
-    """Return whether a text's vector is the mean of its word vectors, divided by its length."""
+def _uses_mean_pooling(path: Path) -> bool:
+    """Return whether a text's vector is the normalized mean of its token embeddings."""
     if (path / "adapter_config.json").exists():
         return False
     modules = [
@@ -255,8 +258,8 @@ def _read_json(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
-class _MeanOfWords:
-    """The unit vector of the mean of a text's word vectors, in the arithmetic of sentence-transformers."""
+class _MeanPoolingModel:
+    """Mean pooling over a transformer's token embeddings, in the arithmetic of sentence-transformers."""
 
     def __init__(self, path: Path) -> None:
         from transformers import AutoModel, AutoTokenizer
@@ -264,16 +267,16 @@ class _MeanOfWords:
         options = {"local_files_only": True, "trust_remote_code": False}
         self.tokenizer = AutoTokenizer.from_pretrained(path, **options)
         self.max_seq_length = _max_seq_length(path)
-        self._encoder = AutoModel.from_pretrained(path, **options).eval()
+        self._encoder = AutoModel.from_pretrained(path, use_safetensors=True, **options).eval()
 
     def __call__(self, features: dict[str, Any]) -> dict[str, Any]:
         import torch
 
-        words = self._encoder(**features).last_hidden_state
-        exact = torch.promote_types(words.dtype, torch.float32)
-        mask = features["attention_mask"].unsqueeze(-1).to(words.dtype)
-        total, count = (words * mask).sum(dim=1, dtype=exact), mask.sum(dim=1, dtype=exact)
-        mean = (total / count.clamp(min=1e-9)).to(words.dtype)
+        tokens = self._encoder(**features).last_hidden_state
+        exact = torch.promote_types(tokens.dtype, torch.float32)
+        mask = features["attention_mask"].unsqueeze(-1).to(tokens.dtype)
+        total, count = (tokens * mask).sum(dim=1, dtype=exact), mask.sum(dim=1, dtype=exact)
+        mean = (total / count.clamp(min=1e-9)).to(tokens.dtype)
         return {"sentence_embedding": torch.nn.functional.normalize(mean, p=2, dim=1)}
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -60,8 +61,20 @@ def test_texts_are_embedded_bit_for_bit_as_by_sentence_transformers_without_its_
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["False"]
-    monkeypatch.setattr(embedding, "_is_mean_of_words", lambda path: False)
-    assert np.array_equal(embedder.encode(TEXTS), Embedder(embedder.path).encode(TEXTS))
+    pooled, other = Embedder(embedder.path), Embedder(embedder.path)
+    vectors = pooled.encode(TEXTS)
+    monkeypatch.setattr(embedding, "_uses_mean_pooling", lambda path: False)
+    assert np.array_equal(vectors, other.encode(TEXTS))
+    assert type(pooled._load()) is not type(other._load())
+
+
+def test_pickled_weights_beside_safetensors_of_another_folder_are_not_loaded(embedder, tmp_path):
+    copy = shutil.copytree(embedder.path, tmp_path / "model")
+    (copy / "onnx").mkdir(exist_ok=True)
+    (copy / "model.safetensors").rename(copy / "onnx/model.safetensors")
+    (copy / "pytorch_model.bin").write_bytes(b"pickled")
+    with pytest.raises(CorruptCheckpointError, match="safetensors"):
+        Embedder(copy).encode(["x"])
 
 
 @pytest.mark.parametrize(
@@ -77,9 +90,9 @@ def test_another_kind_of_model_is_left_to_sentence_transformers(file, content, e
     for name in ("modules.json", "config.json", "sentence_bert_config.json", "1_Pooling/config.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text((embedder.path / name).read_text())
-    assert embedding._is_mean_of_words(tmp_path)
+    assert embedding._uses_mean_pooling(tmp_path)
     (tmp_path / file).write_text(json.dumps(content))
-    assert not embedding._is_mean_of_words(tmp_path)
+    assert not embedding._uses_mean_pooling(tmp_path)
 
 
 def test_a_day_of_texts_is_not_filled_up_with_copies(embedder):
