@@ -4,8 +4,8 @@
 
 Simulated developers talk to the model of the week before; what they accept and what scores at least 0.75 is
 trained on, with the packaged rehearsal sample and the earlier weeks' examples. Everything happens in this
-process, without gateway and database. Each week's model is compared with the base, and by the gate's rules
-with the week before, on a set drawn for this benchmark alone: it has nothing in common with canary set, audit
+process, without gateway and database. Each week's model is compared with the base (`lost`), and by the gate's
+rules with the week before (`failures`), on a set drawn for this benchmark alone: it has nothing in common with canary set, audit
 set or what the base model was trained on.
 """
 
@@ -126,7 +126,7 @@ def summarize(rows: Sequence[dict[str, Any]], before: list[float], after: list[f
 def list_failures(
     rows: Sequence[dict[str, Any]], before: list[float], after: list[float], settings: Settings
 ) -> list[str]:
-    """The gate's rules about forgetting that a candidate fails, production being the model before."""
+    """The gate's rules about forgetting that a model fails, production being the model before."""
     items = [
         ItemEvidence(row["item"], row["slice"], now, was)
         for row, was, now in zip(rows, before, after, strict=True)
@@ -180,7 +180,8 @@ def main() -> None:
                 after = measure(loaded, rows, settings)
                 run = {"recipe": changed, "seed": seed, "week": week, "seconds": seconds, "counts": counts}
                 failures = list_failures(rows, before, after, settings)
-                say(json.dumps(run | summarize(rows, base, after) | {"failures": failures}))
+                lost = list_failures(rows, base, after, settings)
+                say(json.dumps(run | summarize(rows, base, after) | {"failures": failures, "lost": lost}))
                 before, started = after, time.monotonic()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -65,3 +66,10 @@ def test_a_skip_for_want_of_a_tool_fails_in_ci_only(tmp_path: Path, monkeypatch:
 def test_no_garbage_collection_looks_at_the_modules_and_tests() -> None:
     """Thousands of tests and what they import: to look through them takes a tenth of the time of a run."""
     assert gc.isenabled() and gc.get_freeze_count() > 100_000
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="this process runs all tests")
+def test_the_tests_of_a_file_run_in_the_same_worker(request: pytest.FixtureRequest) -> None:
+    """Otherwise both make what a module shares: a platform that has lived, a gateway, a trained model."""
+    path = "iccm_assets_tests/test_continuous_integration.py"
+    assert request.node.nodeid.endswith(f"@{path}")

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from click.testing import Result
 
+from iccm_assets.cli.main import COMMANDS
+from iccm_assets_tests.factories import forked_processes
 from iccm_assets_tests.factories.processes import bare_environment
 
 ICCM = [sys.executable, "-c", "from iccm_assets.cli.main import main; main()"]
@@ -15,18 +17,15 @@ ICCM = [sys.executable, "-c", "from iccm_assets.cli.main import main; main()"]
 Run = Callable[..., Result]
 
 
-def iccm(
-    *arguments: str, stdout: int = subprocess.PIPE, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run a command without this process's settings."""
-    return subprocess.run(
-        [*ICCM, *arguments],
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        text=True,
+def iccm(*arguments: str, stdout: int | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command without this process's settings, in a process that has its modules imported."""
+    return forked_processes.run(
+        "iccm_assets.cli.main:main",
+        arguments,
+        bare_environment() | environment,
         timeout=120,
-        env=bare_environment() | environment,
-        check=False,
+        stdout=stdout,
+        modules=(*COMMANDS.values(), "iccm_assets.db.database", "iccm_assets.settings"),
     )
 
 

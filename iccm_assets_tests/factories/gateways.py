@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -21,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from iccm_assets.db import tables as t
 from iccm_assets.db.notify import notify_routing
+from iccm_assets_tests.factories.forked_processes import ForkedProcess, start
 
 TIMEOUT_SECONDS = 120.0  # only ends a broken test
 SUITE = {"kind": "cases", "cases": [{"call": "add", "args": [1, 2], "expect": 3}]}
@@ -34,7 +32,7 @@ def database_url(engine: sa.Engine) -> str:
 class RunningGateway:
     """One gateway process and a client on it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    def __init__(self, process: ForkedProcess, url: str, log: Path) -> None:
         self.process, self.url, self.log = process, url, log
         self.client = httpx2.Client(base_url=url, timeout=TIMEOUT_SECONDS, verify=False)
 
@@ -56,8 +54,7 @@ class RunningGateway:
 
     def terminate(self) -> int:
         """Send SIGTERM and return the exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+        self.process.terminate()
         return self.process.wait(timeout=TIMEOUT_SECONDS)
 
 
@@ -95,26 +92,25 @@ def gateway(
     environment.pop("ICCM_DATABASE_URL", None)
     if url is not None:
         environment["ICCM_DATABASE_URL"] = url
-    command = [sys.executable, "-m", "benchmarks.stub_backend", "--faults", json.dumps(faults or {})]
-    command += ["--seconds", str(seconds), "--port", str(port)]
-    command += ["--hold", str(hold)] if hold else []
-    command += ["--lookup-seconds", str(lookup_seconds)] if lookup_seconds else []
+    arguments = ["--faults", json.dumps(faults or {}), "--seconds", str(seconds), "--port", str(port)]
+    arguments += ["--hold", str(hold)] if hold else []
+    arguments += ["--lookup-seconds", str(lookup_seconds)] if lookup_seconds else []
+    reading, writing = os.pipe()
     with log.open("wb") as stream:
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=stream)
-    assert process.stdout is not None
-    address = process.stdout.readline().decode().strip()
-    assert address.startswith("http"), log.read_text()
-    running = RunningGateway(process, address, log)
-    try:
-        if ready:
-            eventually(lambda: running.client.get("/readyz").status_code == 200, what="never ready")
-        yield running
-    finally:
-        running.client.close()
-        if process.poll() is None:
+        process = start("benchmarks.stub_backend:main", arguments, environment, stdout=writing, stderr=stream)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as output:
+        address = output.readline().strip()
+        assert address.startswith("http"), log.read_text()
+        running = RunningGateway(process, address, log)
+        try:
+            if ready:
+                eventually(lambda: running.client.get("/readyz").status_code == 200, what="never ready")
+            yield running
+        finally:
+            running.client.close()
             process.kill()
-        process.wait()
-        process.stdout.close()
+            process.wait()
 
 
 def version(conn: sa.Connection, name: str, status: str) -> None:

@@ -6,7 +6,6 @@ against it, never the other way round.
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -67,6 +66,11 @@ class Unspecified:
 _Environment = dict[str, Value]
 
 
+def copy_value(value: Value) -> Value:
+    """Copy a value and the lists in it; everything else in one is immutable."""
+    return [copy_value(item) for item in value] if isinstance(value, list) else value
+
+
 def call_methods(
     document: ast.ClassDocument, args: Sequence[Value], calls: Sequence[tuple[str, Sequence[Value]]]
 ) -> RaisedError | list[Value | RaisedError]:
@@ -85,7 +89,7 @@ def call_methods(
             if name in methods
             else RaisedError("AttributeError")
         )
-        outcomes.append(None if isinstance(outcome, Unspecified) else copy.deepcopy(outcome))
+        outcomes.append(None if isinstance(outcome, Unspecified) else copy_value(outcome))
     return outcomes
 
 

@@ -9,7 +9,6 @@ completed by cases that reach the branches its mutants left out; those of the ca
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from iccm_assets.simulation.language.interpreter import (
     Unspecified,
     call_function,
     call_methods,
+    copy_value,
 )
 
 AnyDocument = TypeVar("AnyDocument", bound=ast.FunctionDocument | ast.ClassDocument)
@@ -175,10 +175,12 @@ def _draw(draft: TypedDocument, rng: Random, edge: bool) -> CandidateInput:
 
 
 def _run(document: ast.FunctionDocument | ast.ClassDocument, candidate: CandidateInput) -> Any:
-    args = copy.deepcopy(candidate.args)
+    args = copy_value(candidate.args)
     if isinstance(document, ast.FunctionDocument):
         return call_function(document, args)
-    return call_methods(document, args, copy.deepcopy(candidate.calls or []))
+    return call_methods(
+        document, args, [(name, copy_value(values)) for name, values in candidate.calls or []]
+    )
 
 
 def _case(
