@@ -4,9 +4,9 @@
 
 Simulated developers talk to the model of the week before; what they accept and what scores at least 0.75 is
 trained on, with the packaged rehearsal sample and the earlier weeks' examples. Everything happens in this
-process, without gateway and database. Each week's model is compared with the base (`lost`), and by the gate's
-rules with the week before (`failures`), on a set drawn for this benchmark alone: it has nothing in common with canary set, audit
-set or what the base model was trained on.
+process, without gateway and database. Each week's model is compared with the base (`lost`), and by the
+gate's rules with the week before (`failures`), on a set drawn for this benchmark alone: it has nothing in
+common with canary set, audit set or what the base model was trained on.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from typing import IO, Any
 
 from iccm_assets_tests.factories.processes import ROOT, bare_environment
 
-LONGEST_REQUEST = 4 * 1024 * 1024
+MAX_REQUEST_BYTES = 4 * 1024 * 1024
 
 
 class ForkedProcess:
@@ -80,7 +80,7 @@ def start(
     ``modules`` are others that it imports when it needs them.
     """
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LONGEST_REQUEST)
+    here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_REQUEST_BYTES)
     request = {"arguments": list(arguments), "environment": dict(environment), "directory": os.getcwd()}
     with there, open(os.devnull, "rb") as nothing:
         streams = [stream if isinstance(stream, int) else stream.fileno() for stream in (stdout, stderr)]
@@ -150,7 +150,7 @@ def _serve(requests: socket.socket) -> list[str] | None:
 
 def _become(connection: socket.socket, streams: Sequence[int]) -> list[str]:
     """Fork the process of one request and return there; the process above it reports its end."""
-    request = json.loads(connection.recv(LONGEST_REQUEST))
+    request = json.loads(connection.recv(MAX_REQUEST_BYTES))
     pid = os.fork()
     if pid:
         connection.sendall(str(pid).encode())
