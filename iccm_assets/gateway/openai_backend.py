@@ -7,9 +7,13 @@ import json
 import logging
 import os
 import time
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+import aiohttp
 import httpx2
 
 from iccm_assets.endpoint_urls import EndpointAddress, parse_orchestra
@@ -33,6 +37,8 @@ MAX_RESPONSE_BYTES = 4 << 20
 MAX_ERROR_BYTES = 64 << 10
 MAX_LISTED_MODELS = 5
 LOG_INTERVAL_SECONDS = 60.0
+# uvicorn, and so vLLM, closes an idle connection after 5 s, which no request must meet.
+IDLE_CONNECTION_SECONDS = 4.0
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +58,7 @@ class OpenAiBackend:
         self._max_tokens = settings.evaluation.max_new_tokens
         self._timeout = settings.gateway.timeout_seconds
         self._running = 0
-        self._client: tuple[asyncio.AbstractEventLoop, httpx2.AsyncClient] | None = None
+        self._client: _Client | None = None
         self._last_access_error = -LOG_INTERVAL_SECONDS
         self._prompts = VersionPrompts(version, settings)
         self._load()
@@ -101,17 +107,17 @@ class OpenAiBackend:
     async def generate(self, source: str, listener: TextListener | None = None) -> BackendResponse:
         if self._running >= self._limit:
             raise QueueFullError
-        client = self._open_client()
         self._running += 1
         try:
+            session = await self._open_session()
             prompt = await self._prompts.encode_async(source)
             body = self._body(prompt)
             if listener is not None:
-                response = await self._stream(client, body, listener)
+                response = await self._stream(session, body, listener)
             else:
-                response = parse_completion(await self._request(client, body), _read_key())
+                response = parse_completion(await self._request(session, body), _read_key())
             return replace(response, is_truncated=prompt.is_truncated)
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        except aiohttp.ClientError as error:
             raise GenerationError(type(error).__name__) from None
         except ServerAccessError as error:
             self._log_access_error(error)
@@ -119,16 +125,16 @@ class OpenAiBackend:
         finally:
             self._running -= 1
 
-    def _open_client(self) -> httpx2.AsyncClient:
-        """Return the client of the running event loop: connections belong to the one that opened them."""
+    async def _open_session(self) -> aiohttp.ClientSession:
+        """Return the session of the running event loop: connections belong to the one that opened them."""
         loop = asyncio.get_running_loop()
-        if self._client is None or self._client[0] is not loop:
-            limits = httpx2.Limits(max_connections=self._limit)
-            self._client = loop, httpx2.AsyncClient(timeout=self._timeout, limits=limits, headers=_headers())
-        return self._client[1]
+        if self._client is None or self._client.loop is not loop:
+            sessions = _hold_session(self._address.url, self._timeout, self._limit)
+            self._client = _Client(loop, sessions, await anext(sessions))  # which awaits nothing
+        return self._client.session
 
     def close(self) -> None:
-        self._client = None  # garbage collection closes its idle connections
+        self._client = None  # the loop ends the generator that nothing refers to, which closes its session
 
     def _log_access_error(self, error: ServerAccessError) -> None:
         """Log it once a minute: no version is at fault, so no rollout notices it."""
@@ -136,23 +142,23 @@ class OpenAiBackend:
             self._last_access_error = time.monotonic()
             log.error("%s: %s", self._address.url, error)
 
-    async def _request(self, client: httpx2.AsyncClient, body: dict[str, Any]) -> bytes:
-        async with client.stream("POST", self._completions_url, json=body) as response:
+    async def _request(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> bytes:
+        async with session.post(self._completions_url, json=body, allow_redirects=False) as response:
             return await _read_completion(response)
 
     async def _stream(
-        self, client: httpx2.AsyncClient, body: dict[str, Any], listener: TextListener
+        self, session: aiohttp.ClientSession, body: dict[str, Any], listener: TextListener
     ) -> BackendResponse:
         """Pass on what the server writes; it must say that it has finished."""
         stream, lines, size = CompletionStream(listener, _read_key()), LineBuffer(), 0
         body = body | {"stream": True, "stream_options": {"include_usage": True}}
-        async with client.stream("POST", self._completions_url, json=body) as response:
-            if response.status_code != 200 or "json" in response.headers.get("content-type", ""):
+        async with session.post(self._completions_url, json=body, allow_redirects=False) as response:
+            if response.status != 200 or "json" in response.headers.get("content-type", ""):
                 # An error, or the whole response of a server that does not stream.
                 whole = parse_completion(await _read_completion(response), _read_key())
                 listener(whole.text, whole.output_tokens or 1)
                 return whole
-            async for chunk in response.aiter_raw():
+            async for chunk in response.content.iter_any():
                 size += len(chunk)
                 if size > MAX_RESPONSE_BYTES:
                     raise GenerationError(f"the response is larger than {MAX_RESPONSE_BYTES >> 20} MiB")
@@ -180,30 +186,56 @@ def find_endpoint(version: str, urls: dict[str, str]) -> EndpointAddress:
     return address
 
 
-async def _read_completion(response: httpx2.Response) -> bytes:
+@dataclass(frozen=True)
+class _Client:
+    """The session of an event loop, and the generator that closes it when nothing refers to it any more."""
+
+    loop: asyncio.AbstractEventLoop
+    sessions: AsyncGenerator[aiohttp.ClientSession]
+    session: aiohttp.ClientSession
+
+
+async def _hold_session(url: str, timeout: float, limit: int) -> AsyncGenerator[aiohttp.ClientSession]:
+    """Yield a session, and close it when the generator or its event loop ends."""
+    parts = urlsplit(url)
+    proxies = {} if proxy_bypass(parts.hostname or "") else getproxies()
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=limit, keepalive_timeout=IDLE_CONNECTION_SECONDS, ssl=httpx2.create_ssl_context()
+        ),
+        headers=_headers(),
+        timeout=aiohttp.ClientTimeout(sock_connect=timeout, sock_read=timeout),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        proxy=proxies.get(parts.scheme) or proxies.get("all"),
+    ) as session:
+        yield session
+
+
+async def _read_completion(response: aiohttp.ClientResponse) -> bytes:
     """Read the body of a completion; raise what an error response means, of which the beginning is enough."""
-    body, is_error = bytearray(), response.status_code != 200
-    async for chunk in response.aiter_raw():
+    body, is_error = bytearray(), response.status != 200
+    async for chunk in response.content.iter_any():
         body += chunk
         if is_error and len(body) > MAX_ERROR_BYTES:
             break
         if len(body) > MAX_RESPONSE_BYTES:
             raise GenerationError(f"the response is larger than {MAX_RESPONSE_BYTES >> 20} MiB")
     if is_error:
-        raise _rejection_error(response, bytes(body))
+        raise _rejection_error(response.status, response.headers, bytes(body))
     return bytes(body)
 
 
 def _read_whole(response: httpx2.Response) -> bytes:
     if response.status_code != 200:
-        raise _rejection_error(response, response.content)
+        raise _rejection_error(response.status_code, response.headers, response.content)
     return response.content
 
 
-def _rejection_error(response: httpx2.Response, body: bytes) -> GenerationError:
-    is_plain = response.headers.get("content-encoding", "identity") == "identity"
+def _rejection_error(status: int, headers: Mapping[str, str], body: bytes) -> GenerationError:
+    is_plain = headers.get("content-encoding", "identity") == "identity"
     text = body[:MAX_ERROR_BYTES] if is_plain else b""
-    return rejection_error(response.status_code, response.headers, text, _read_key())
+    return rejection_error(status, headers, text, _read_key())
 
 
 def _parse_models(body: bytes) -> list[str]:
