@@ -7,7 +7,7 @@ what is no conversation the result is empty, never an exception. (C3, M3)
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from iccm_assets.capture.code_candidates import CodeCandidate, find_candidates, find_identifiers
@@ -27,6 +27,7 @@ from iccm_assets.capture.source_choice import (
 # every answer counts as a whole text, so that the time stays linear.
 _MAX_COMPARED = 1 << 21
 _MAX_REOPENED = 20  # exchanges before the last one that an answer may change
+_NO_REQUEST = "it answers no request for requirements"
 _MIN_SHARED = 5  # one in so many words of an informal answer is known from what it replaces
 
 
@@ -49,8 +50,12 @@ def extract_exchange(messages: object, metadata: object, suite: object = None) -
     source, requirements = _text(metadata, "source_code"), _text(metadata, "requirements")
     if source is not None and requirements is not None:
         return Exchange(source, requirements)
+    parsed = parse_messages(messages)
+    if source is not None and _is_one_answer(parsed):
+        answer, refusal = _read_one_answer(*parsed)
+        return _explain(Exchange(source, answer), refusal)
     called = find_called_names(suite)
-    drafts, open_draft, refusal = _read(parse_messages(messages), called)
+    drafts, open_draft, refusal = _read(parsed, called)
     if requirements is not None:
         return _explain(_find_answered(drafts, open_draft, requirements, called), "")
     if source is not None:
@@ -167,7 +172,7 @@ class _Reader:
         source = self.draft.choose(text, self._called)
         last = drafts[-1] if drafts and source in {None, drafts[-1].exchange.source} else None
         if answer is not None and changed is None and self._is_remark(answer, last):
-            self.refusal = "it answers no request for requirements"
+            self.refusal = _NO_REQUEST
             return
         if last is not None:
             last.exchange = replace(last.exchange, requirements=answer if changed is None else changed)
@@ -229,6 +234,24 @@ def _read(messages: list[ChatMessage], called: frozenset[str]) -> tuple[list[_Dr
         else:
             reader.add_answers(answers)
     return reader.drafts, reader.draft, reader.refusal
+
+
+def _is_one_answer(messages: Sequence[ChatMessage]) -> bool:
+    """Whether this is a question and its answer without files, as the gateway records a request."""
+    return [message.role for message in messages] == ["user", "assistant"] and all(
+        message.text.strip() and not message.files for message in messages
+    )
+
+
+def _read_one_answer(question: ChatMessage, answer: ChatMessage) -> tuple[str | None, str]:
+    """Return the requirements in the only answer and why there are none, as ``_read`` would.
+
+    The code in the question, which takes most of the time to find, decides nothing where the source is given.
+    """
+    text, refusal = _choose_answer([answer.text])
+    words = [question.text]
+    is_remark = text is not None and is_other_request(words) and not is_requirements_request(words)
+    return (None, _NO_REQUEST) if is_remark and is_informal(text or "") else (text, refusal)
 
 
 def _know(source: str | None, known: KnownSource | None) -> KnownSource | None:

@@ -60,6 +60,17 @@ def parse_messages(content: object) -> list[ChatMessage]:
     return [message for message in messages if message is not None]
 
 
+def holds_only_words(content: object) -> bool:
+    """Whether no message of a conversation's ``content`` can hold a file: each is one text."""
+    return all(
+        isinstance(entry, Mapping)
+        and isinstance(entry.get("content"), str)
+        and entry.get("role") in ("user", "assistant")
+        and not entry.get("tool_calls")
+        for entry in _as_list(content)
+    )
+
+
 def _parse_message(entry: Mapping[str, Any], paths: dict[str, str]) -> ChatMessage | None:
     """Parse one message; ``paths`` maps the ids of tool calls to the files that they name."""
     role = entry.get("role")

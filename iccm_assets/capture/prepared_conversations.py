@@ -10,7 +10,7 @@ from typing import Any
 
 from iccm_assets.capture.collected_suites import collect_suite
 from iccm_assets.capture.extraction import Exchange, extract_exchange, extract_exchanges
-from iccm_assets.capture.messages import ChatMessage, FilePart, parse_messages
+from iccm_assets.capture.messages import ChatMessage, FilePart, holds_only_words, parse_messages
 from iccm_assets.capture.redaction.redact import pseudonymize_user_id, redact_document
 from iccm_assets.capture.sanitizing import Sanitizer, to_json
 from iccm_assets.db.tables.capture import ARMS, ORIGINS
@@ -146,7 +146,8 @@ def prepare_conversation(conversation: Conversation, settings: Settings) -> Prep
             metadata = {**metadata, name: counts}
     exchange = extract_exchange(content, metadata, suite)
     origin = conversation.test_suite_origin
-    if suite is None and exchange.source is not None:
+    may_hold_tests = conversation.repository or not holds_only_words(content)
+    if suite is None and exchange.source is not None and may_hold_tests:
         shown = ChatMessage("tool", "", conversation.repository)
         suite = collect_suite([shown, *parse_messages(content)], exchange.source)
         suite = sanitizer.clean_suite(suite)  # the files of the repository are as they were

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from iccm_assets.capture.requirement_talk import EXPLANATION
+from iccm_assets.capture.requirement_talk import begins_with_explanation
 
 ID_PREFIX = r"(?:REQ|FR|NFR|SR|SRS|SYS|US|AC|BR|UC|HLR|LLR|FUNC|SWR|R|F)"
 NOUN = (
@@ -183,6 +183,5 @@ def _find_place(places: Sequence[int], number: str) -> int | None:
 
 def is_talk(text: str) -> bool:
     """Whether the words of an item explain or ask."""
-    return bool(_EXPLAINS.match(text) or EXPLANATION.match(f"item {text[:200]}")) or text.rstrip().endswith(
-        "?"
-    )
+    explains = _EXPLAINS.match(text) is not None or begins_with_explanation(f"item {text[:200]}")
+    return explains or text.rstrip().endswith("?")

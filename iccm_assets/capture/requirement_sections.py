@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from iccm_assets.capture.requirement_talk import EXPLANATION, FIRST_PERSON
+from iccm_assets.capture.requirement_talk import FIRST_PERSON, begins_with_explanation, rate_explanation
 from iccm_assets.capture.requirement_words import HEADING_WORDS, SOFTWARE
 
 MARKER = re.compile(
@@ -105,7 +105,7 @@ def has_numbered(lines: list[str]) -> bool:
     """Whether a line begins with the id of a requirement and goes on with its words."""
     return any(
         len(_WORD.findall(line[match.end() : match.end() + 300])) > 2
-        and not EXPLANATION.match(line[match.start() :].lstrip(" *_->|")[:200])
+        and not begins_with_explanation(line[match.start() :].lstrip(" *_->|")[:200])
         and not _AFTER_ID.match(line, match.end())
         and not line.rstrip().endswith("?")
         for line in lines
@@ -132,7 +132,7 @@ def _is_heading(line: str, next_line: str) -> bool:
     stripped = line.strip()
     if not HEADING_WORDS.search(stripped.replace("_", " ")) or stripped.endswith("?"):
         return False
-    if EXPLANATION.search(stripped) or _REPORT.search(stripped):
+    if rate_explanation(stripped) or _REPORT.search(stripped):
         return False
     words = len(_WORD.findall(stripped))
     if stripped.startswith(("#", "\\")) or _BOLD.fullmatch(line) or _UNDERLINE.fullmatch(next_line[:200]):
@@ -145,7 +145,7 @@ def _is_heading(line: str, next_line: str) -> bool:
 def _is_entry(words: str, *, is_item: bool) -> bool:
     if not words or words.endswith(("?", "？")) or FIRST_PERSON.match(words) or _FILE.fullmatch(words):
         return False
-    if EXPLANATION.search(words) and not is_item:
+    if rate_explanation(words) and not is_item:
         return False
     count = len(_WORD.findall(words)) + sum(map(words.count, "をはがにのを的与和"))
     return count > 1 + (not is_item) * 2

@@ -24,8 +24,8 @@ from iccm_assets.capture.requirement_sections import (
     is_table,
 )
 from iccm_assets.capture.requirement_talk import (
-    EXPLANATION,
     FIRST_PERSON,
+    begins_with_explanation,
     is_doubt,
     is_error,
     is_question,
@@ -33,7 +33,7 @@ from iccm_assets.capture.requirement_talk import (
     is_review,
     rate_explanation,
 )
-from iccm_assets.capture.requirement_words import HEADING_WORDS, is_foreign, is_formal, is_statement
+from iccm_assets.capture.requirement_words import HEADING_WORDS, rate_statement
 
 # Fences of these languages hold text, markup or data, which may be requirements; program code never is.
 _TEXT_LANGUAGES = language_set(
@@ -172,7 +172,7 @@ def _count(lines: list[str]) -> _Counts:
             continue
         marker = MARKER.match(line) or ID.match(line)
         is_item = marker is not None or line.lstrip().startswith("|")
-        if marker is not None and EXPLANATION.match(line[:300].lstrip(" \t>|*_-[(")):
+        if marker is not None and begins_with_explanation(line[:300].lstrip(" \t>|*_-[(")):
             marker, is_item = None, False
         for sentence in _sentences(line[marker.end() :] if marker else line):
             _add(counts, sentence[:_MAX_SENTENCE], is_item)
@@ -188,19 +188,19 @@ def _add(counts: _Counts, sentence: str, is_item: bool) -> None:
         counts.others += 1
     elif (explained := rate_explanation(sentence)) or (not is_item and is_reason(plain)):
         counts.explanations += 0 if is_item else max(1, explained)
-    elif _is_required(sentence, is_item, is_chat):
+    elif rating := _rate_statement(sentence, is_item, is_chat):
         counts.statements += 1
         counts.items += is_item
-        counts.formal += is_formal(sentence) or is_foreign(sentence)
+        counts.formal += rating > 1
     elif len(_WORD.findall(plain[:200])) > 3 and not is_chat:
         counts.others += 1
         counts.other_items += is_item
 
 
-def _is_required(sentence: str, is_item: bool, is_chat: bool) -> bool:
+def _rate_statement(sentence: str, is_item: bool, is_chat: bool) -> int:
     if is_item:
-        return is_statement(sentence, is_item=True) or has_priority(sentence)
-    return not is_chat and is_statement(sentence, is_item=False)
+        return rate_statement(sentence, is_item=True) or int(has_priority(sentence))
+    return 0 if is_chat else rate_statement(sentence, is_item=False)
 
 
 def _forms(text: str, lines: list[str], counts: _Counts, is_data: bool) -> Iterator[str]:

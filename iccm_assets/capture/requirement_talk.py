@@ -18,7 +18,8 @@ _SUBJECT = (
     r"|traceback|documentation|docs|docstring|comment|manual|log|warning|standard|code|tests?|specification"
     r"|rfc)"
 )
-EXPLANATION = re.compile(
+# Searched in whole sentences, so it is in small letters, as their text then: ignoring case takes 3 x as long.
+_EXPLANATION = re.compile(
     rf"\b{_SUBJECT}[ #-]{{0,2}}(?:\d{{1,4}}|above|below)?\s+(?:only |just |also |simply |already |really )?"
     r"(?:says?|said|means?|meant|states? that|stated|tells?|explains?|explained|describes?|requires? that"
     r"|expresses|reflects|refers?|defines|exists?|comes? from"
@@ -30,8 +31,7 @@ EXPLANATION = re.compile(
     r"|\bin other words\b|\bthe reason\b|\bas (?:requirement|item|point|number) \d|\baccording to (?:rfc"
     r"|the)\b"
     r"|\b(?:by|with|in|under|according to|because of) (?:requirement|item|point|number|statement|r|req|fr)"
-    r"[ #-]{0,2}\d|\b(?:i\.e\.|namely) because\b",
-    re.IGNORECASE,
+    r"[ #-]{0,2}\d|\b(?:i\.e\.|namely) because\b"
 )
 _NUMBERED = re.compile(
     r"\b(?:requirement|item|point|number|statement|req|fr|r)[ #-]{0,2}\d|\b(?:first|second|third"
@@ -43,8 +43,7 @@ _HEDGE = re.compile(
     r"\b(?:maybe|perhaps|i think|i guess|i wonder|i believe|(?:i am|i'm) (?:not sure|unsure)|i don't know"
     r"|not sure (?:if|whether)|do(?:es)?(?:n't| not) (?:say|state|specify|define|tell)"
     r"|(?:is|are) (?:unclear|not clear|unknown|unspecified|undefined) (?:what|whether|if|how|which))\b"
-    r"|^in (?:python|java\w*|typescript|go|rust|ruby|c\+\+|general|most|practice)\b",
-    re.IGNORECASE,
+    r"|^in (?:python|java\w*|typescript|go|rust|ruby|c\+\+|general|most|practice)\b"
 )
 _ERROR = re.compile(r"(?:[\w.]{0,80}(?:Error|Exception|Warning)\b[:(]|(?:error|warning|fatal|npm ERR!)[: ])")
 _REASON = re.compile(
@@ -100,7 +99,7 @@ def is_question(sentence: str) -> bool:
 
 def is_doubt(sentence: str) -> bool:
     """Whether a sentence guesses, or speaks of programs in general."""
-    return _HEDGE.search(sentence) is not None
+    return _HEDGE.search(sentence.lower()) is not None
 
 
 def is_error(line: str) -> bool:
@@ -110,9 +109,14 @@ def is_error(line: str) -> bool:
 
 def rate_explanation(sentence: str) -> int:
     """Return how clearly a sentence explains: 0 not at all, more than 1 if it names a requirement."""
-    if EXPLANATION.search(sentence) is None:
+    if _EXPLANATION.search(sentence.lower()) is None:
         return 0
     return 3 if _NUMBERED.search(sentence) else 1
+
+
+def begins_with_explanation(text: str) -> bool:
+    """Whether a text begins like a sentence that explains."""
+    return _EXPLANATION.match(text.lower()) is not None
 
 
 def is_reason(sentence: str) -> bool:

@@ -6,7 +6,7 @@ Records are redacted here, before they are written to the spool (C4).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -40,7 +40,7 @@ class RequestOutcome:
 def outcome_record(outcome: RequestOutcome, settings: Settings) -> dict[str, Any]:
     """Build the record of a failed request: its metadata and error, without its content."""
     user_id = pseudonymize_user_id(outcome.user_id, settings)
-    row = {**asdict(outcome), "user_id": user_id, "created_at": outcome.created_at.isoformat()}
+    row = {**vars(outcome), "user_id": user_id, "created_at": outcome.created_at.isoformat()}
     return {"type": "request", "row": row, "token_name": row.pop("token_name")}
 
 

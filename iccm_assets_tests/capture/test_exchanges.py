@@ -336,3 +336,21 @@ def test_the_source_of_every_requirements_row_is_found_by_its_digest() -> None:
         assert find_source(messages, {"source_code": "given\n"}, digest) == source
     assert find_source(messages, {}, "0" * 64) is None
     assert find_source(messages, {}, None) is None
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        (ADD, ADD_ANSWER),
+        (FENCED_ADD, "It returns the sum."),
+        (ADD, ""),
+        (f"Why is this slow?\n\n{ADD}", "The function should return the sum sooner."),
+        (f"Write down what it must do.\n\n{ADD}", "The function should return the sum sooner."),
+    ],
+)
+def test_the_only_answer_about_a_given_source_is_read_as_in_a_longer_conversation(question, answer) -> None:
+    metadata = {"source_code": ADD}
+    system = {"role": "system", "content": "You write requirements."}
+    alone = extract_exchange(talk(question, answer), metadata)
+    assert alone == extract_exchange([system, *talk(question, answer)], metadata)
+    assert alone.source == ADD

@@ -29,6 +29,7 @@ _MIN_LENGTH = 6
 # A replacement may join two halves of a secret; most texts need one more round, hostile ones a few.
 _MAX_ROUNDS = 6
 _MAX_REMEMBERED = 500
+_MAX_KNOWN_KEY = 64  # characters
 
 # Detectors of detect-secrets for tokens of known shape, and what a text must contain for their patterns to be
 # tried. The others guess (entropy, keywords) and match ordinary code; those of npm and OpenAI take quadratic
@@ -142,13 +143,16 @@ class _DocumentRedactor:
             label = value.get("name") or value.get("key")
             names = {"value": label} if isinstance(label, str) else {}
             return _unique(
-                (self._redact_text(key, None), self.redact(item, names.get(key, key)))
-                for key, item in value.items()
+                (self._redact_key(key), self.redact(item, names.get(key, key))) for key, item in value.items()
             )
         if isinstance(value, list):
             return [self.redact(item, name) for item in value]
         card = type(value) is int and value in range(10**19) and is_card_number(str(value))
         return "<CARD>" if card else value
+
+    def _redact_key(self, key: str) -> str:
+        is_known = len(key) <= _MAX_KNOWN_KEY and _is_harmless_key(key)
+        return key if is_known else self._redact_text(key, None)
 
     def _redact_text(self, text: str, name: str | None) -> str:
         kind = classify_key(name) if name else None
@@ -165,6 +169,12 @@ class _DocumentRedactor:
         word = secret.isalpha() or secret.isdecimal() or "<" in secret
         if len(secret) >= _MIN_LENGTH and not word:
             self.remembered.setdefault(secret, kind)
+
+
+@lru_cache(maxsize=4096)
+def _is_harmless_key(key: str) -> bool:
+    """Whether a key contains nothing to redact: documents have few different ones."""
+    return redact(key) == key
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
