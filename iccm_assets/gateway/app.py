@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, FastAPI
-from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import BaseModel
@@ -22,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from iccm_assets.errors import first_line
 from iccm_assets.gateway import chat_completions, completion, schemas
 from iccm_assets.gateway.auth import MCP_PATH, Authenticator
-from iccm_assets.gateway.guard import GuardedRoute, GuardMiddleware, get_caller
+from iccm_assets.gateway.guard import BodyRoutes, GuardMiddleware, get_caller
 from iccm_assets.gateway.openai_errors import make_response
 from iccm_assets.gateway.openapi import (
     docs_page,
@@ -32,7 +31,6 @@ from iccm_assets.gateway.openapi import (
     request_example,
 )
 from iccm_assets.gateway.problem_details import RETRY_SECONDS, ProblemDetail
-from iccm_assets.gateway.request_body import explain_invalid
 from iccm_assets.gateway.routing import canary_weight
 from iccm_assets.gateway.service import Service
 from iccm_assets.settings import Settings
@@ -47,7 +45,7 @@ T = TypeVar("T")
 _BODY_ERRORS = (400, 401, 403, 408, 413, 415, 422, 503)
 _SOURCE = "def add(a, b):\n    return a + b\n"
 
-router = APIRouter(route_class=GuardedRoute, generate_unique_id_function=operation_id)
+router = APIRouter(generate_unique_id_function=operation_id)
 
 
 class Gateway:
@@ -271,7 +269,6 @@ def create_app(
         404: _to_response,
         405: _to_response,
         ProblemDetail: _to_response,
-        RequestValidationError: _to_response,
         Exception: _to_response,
     }
     app = FastAPI(
@@ -279,26 +276,28 @@ def create_app(
     )
     app.router.routes.extend(list_routes())
     app.state.gateway, app.state.service = gateway, gateway.service
-    posts = {route.path for route in list_routes() if "POST" in (route.methods or ())}
+    posts = [route for route in list_routes() if "POST" in (route.methods or ())]
     return GuardMiddleware(
-        AgentToolsMount(app, own_url),
+        BodyRoutes(AgentToolsMount(app, own_url), posts, app, _make_response),
         authenticator,
         settings.gateway.max_in_flight,
         int(settings.gateway.max_body_mib * (1 << 20)),
-        frozenset(posts | {MCP_PATH}),
+        frozenset({route.path for route in posts} | {MCP_PATH}),
     )
 
 
 async def _to_response(request: Request, error: Exception) -> Response:
     """Turn an error into a document of its API; Starlette raises an unexpected one again afterwards."""
-    return make_response(request.url.path, _to_problem(error))
+    return _make_response(request.url.path, error)
+
+
+def _make_response(path: str, error: Exception) -> Response:
+    return make_response(path, _to_problem(error))
 
 
 def _to_problem(error: Exception) -> ProblemDetail:
     if isinstance(error, ProblemDetail):
         return error
-    if isinstance(error, RequestValidationError):
-        return explain_invalid(error.errors())
     if not isinstance(error, HTTPException):
         return ProblemDetail(500, "the gateway failed on this request; see its log")
     if error.status_code == 404:

@@ -20,7 +20,7 @@ from starlette.responses import Response, StreamingResponse
 
 from iccm_assets.capture.extraction import extract_source
 from iccm_assets.gateway import chat_schemas as chat
-from iccm_assets.gateway.guard import GuardedRoute, get_caller
+from iccm_assets.gateway.guard import get_caller
 from iccm_assets.gateway.openai_errors import UnsupportedRequestError, error_document
 from iccm_assets.gateway.openapi import operation_id
 from iccm_assets.gateway.problem_details import ProblemDetail
@@ -39,7 +39,7 @@ _EVENT_SCHEMA = {
     "required": ["data"],
 }
 
-router = APIRouter(route_class=GuardedRoute, generate_unique_id_function=operation_id)
+router = APIRouter(generate_unique_id_function=operation_id)
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -1,16 +1,18 @@
 """Guard every request before it is routed: token, load, and the limits of a body (G6).
 
-Plain ASGI: a body that is too large, too slow, nested too deep or not JSON never reaches FastAPI. What passes
-is parsed once, and the routes read it from the scope.
+Plain ASGI: a body that is too large, too slow, nested too deep or not JSON never reaches a route. What passes
+is parsed once, validated and given to its handler.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import get_type_hints
 
+from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from iccm_assets.gateway.auth import Authenticator, Caller
 from iccm_assets.gateway.openai_errors import make_response
 from iccm_assets.gateway.problem_details import RETRY_SECONDS, ProblemDetail
-from iccm_assets.gateway.request_body import parse_json, read_body
+from iccm_assets.gateway.request_body import explain_invalid, parse_json, read_body
 
 log = logging.getLogger(__name__)
 
@@ -87,29 +89,43 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return receive_again
 
 
-class GuardedRequest(Request):
-    """A request whose body the guard has read and parsed."""
+class BodyRoutes:
+    """Serves the routes that take a JSON body; all other requests pass to the application.
 
-    async def body(self) -> bytes:
-        """Return a text in place of the body, which is parsed already."""
-        return b"{}"
+    FastAPI's layers around a handler take as long as everything else that the gateway does for a request. The
+    routes stay FastAPI's, which describes them. ``make_response`` turns an error into a response.
+    """
 
-    async def json(self) -> Any:
-        """Return the parsed body."""
-        return self.scope[_BODY]
+    def __init__(
+        self,
+        app: ASGIApp,
+        routes: Sequence[APIRoute],
+        owner: FastAPI,
+        make_response: Callable[[str, Exception], Response],
+    ) -> None:
+        self._app, self._owner, self._make_response = app, owner, make_response
+        self._routes = {
+            route.path: (TypeAdapter(get_type_hints(route.endpoint)["body"]), route.endpoint)
+            for route in routes
+        }
 
-
-class GuardedRoute(APIRoute):
-    """A route that gets the body from the guard."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return FastAPI's handler of the request with the parsed body."""
-        handle = super().get_route_handler()
-
-        async def handle_guarded(request: Request) -> Response:
-            return await handle(GuardedRequest(request.scope, request.receive))
-
-        return handle_guarded
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or _BODY not in scope or scope["path"] not in self._routes:
+            await self._app(scope, receive, send)
+            return
+        body, handle = self._routes[scope["path"]]
+        scope["app"] = self._owner
+        try:
+            response: Response = await handle(
+                body.validate_python(scope[_BODY], from_attributes=True), Request(scope, receive)
+            )
+        except ValidationError as error:
+            response = self._make_response(scope["path"], explain_invalid(error.errors(include_url=False)))
+        except Exception as error:
+            if not isinstance(error, ProblemDetail):
+                log.exception("a request failed")
+            response = self._make_response(scope["path"], error)
+        await response(scope, receive, send)
 
 
 def get_caller(request: Request) -> Caller:
