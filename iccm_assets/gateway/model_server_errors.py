@@ -78,7 +78,14 @@ class NotLoadedError(GenerationError):
     """The version is not loaded in this process, or not yet."""
 
     status, code = "rejected", "model_not_loaded"
-    detail = "the model is not loaded; the gateway's log has the reason"
+
+    def __init__(self, version: str, *, has_failed: bool) -> None:
+        super().__init__(f"{version} is not loaded")
+        self.detail = (
+            "the model could not be loaded; the gateway's log has the reason"
+            if has_failed
+            else "the model is still loading; try again later"
+        )
 
 
 class ModelNotServedError(GenerationError):

@@ -341,7 +341,7 @@ class Service:
     ) -> _GenerationResult:
         backend = self.models.ready.get(version)
         if backend is None:
-            failure = NotLoadedError(f"{version} is not loaded")
+            failure = NotLoadedError(version, has_failed=version in self.models.failed)
             return _GenerationResult(None, failure.status, str(failure), failure)
         seconds = deadline - time.perf_counter()
         try:

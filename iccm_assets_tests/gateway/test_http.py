@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import socket
@@ -16,7 +17,9 @@ import uvicorn
 from iccm_assets.errors import SettingsError
 from iccm_assets.gateway.app import create_app
 from iccm_assets.gateway.auth import Authenticator, require_tokens_off_loopback
+from iccm_assets.gateway.problem_details import ProblemDetail
 from iccm_assets.gateway.request_body import MAX_DEPTH
+from iccm_assets.gateway.service import Service
 from iccm_assets.gateway.tokens import TokenStore
 from iccm_assets_tests.factories.gateways import SOURCE, eventually, gateway
 
@@ -287,3 +290,12 @@ def test_an_unexpected_error_is_a_problem_without_details_and_keeps_the_connecti
             assert "secret" not in response.text
     server.should_exit = True
     thread.join(10)
+
+
+@pytest.mark.parametrize(("failed", "words"), [({}, "still loading"), ({"v1": "broken"}, "gateway's log")])
+def test_a_version_that_is_not_loaded_says_whether_it_may_be_soon(settings, failed, words):
+    models = SimpleNamespace(ready={}, failed=failed)
+    service = Service(settings, None, models, None, None, None)
+    with pytest.raises(ProblemDetail, match=words) as caught:
+        asyncio.run(service.generate_pinned("v1", "x = 1"))
+    assert caught.value.status == 503
