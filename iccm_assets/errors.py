@@ -28,6 +28,7 @@ details: ``raise TestSuiteError("case 3: 'expect' and 'raises' exclude each othe
     ├── AddressError           the address to listen on is in use or does not exist
     ├── AlertError
     ├── GatewayError
+    ├── BackupError            a backup cannot be made, read or restored
     └── OperationNotAllowedError    the gate, a lock or a rule forbids it
 """
 
@@ -163,6 +164,10 @@ class AlertError(IccmError):
 
 class GatewayError(IccmError):
     """The gateway failed; everything it has acknowledged is kept."""
+
+
+class BackupError(IccmError):
+    """The backup failed; nothing was changed."""
 
 
 class OperationNotAllowedError(IccmError):

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 from typing import Annotated, Any
 
 import typer
 
 from iccm_assets.cli.console import EXIT_NEGATIVE, AsJson, echo_json
 from iccm_assets.cli.context import open_platform
-from iccm_assets.db.embedded.binaries import postgres_home
 from iccm_assets.db.embedded.embedded_server import EmbeddedServer
 from iccm_assets.db.embedded.process_discovery import recorded_pid
-from iccm_assets.errors import DatabaseError, OperationNotAllowedError
+from iccm_assets.errors import OperationNotAllowedError
 from iccm_assets.settings import Settings, get_settings
 
 group = typer.Typer(help="Run and inspect the platform's PostgreSQL database.", no_args_is_help=True)
@@ -81,24 +79,13 @@ def url(
 @group.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def shell(context: typer.Context) -> None:
     """Open psql on the database; further arguments go to psql (`iccm db shell -c 'select iccm.now()'`)."""
+    from iccm_assets.db.client_programs import client_environment, find_program
     from iccm_assets.db.database import database_url
 
     target = database_url(get_settings())
-    bundled = postgres_home() / "bin" / "psql"
-    program = str(bundled) if bundled.is_file() else shutil.which("psql")
-    if program is None:
-        raise DatabaseError("there is no psql on this machine", hint="Install a PostgreSQL client.")
-    os.execve(program, [program, *context.args], {**os.environ, **_client_environment(target)})
-
-
-def _client_environment(target: str) -> dict[str, str]:
-    """The URL as the variables libpq reads: every user of the machine can read a command line."""
-    from psycopg import pq
-
-    values = {option.keyword: option.val for option in pq.Conninfo.parse(target.encode()) if option.val}
-    names = {option.keyword: option.envvar for option in pq.Conninfo.get_defaults() if option.envvar}
-    values[b"options"] = (values.get(b"options", b"") + b" -c search_path=iccm,public").strip()
-    return {names[key].decode(): value.decode() for key, value in values.items() if key in names}
+    program = find_program("psql")
+    variables = client_environment(target, "-c search_path=iccm,public")
+    os.execve(program, [program, *context.args], {**os.environ, **variables})
 
 
 def _require_embedded(settings: Settings) -> None:

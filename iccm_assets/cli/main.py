@@ -61,6 +61,8 @@ COMMANDS = {
     "alerts": "iccm_assets.cli.alerts",
     "dedup": "iccm_assets.cli.dedup",
     "db": "iccm_assets.cli.db",
+    "backup": "iccm_assets.cli.backup",
+    "restore": "iccm_assets.cli.restore",
     "env": "iccm_assets.cli.env",
     "config": "iccm_assets.cli.config",
     "doctor": "iccm_assets.cli.doctor",

@@ -29,6 +29,9 @@ CONNECT_TIMEOUT_SECONDS = 10
 _HAS_VECTOR = text("select exists (select from pg_available_extensions where name = 'vector')")
 _HAS_DATABASE = text("select exists (select from pg_database where datname = :name)")
 _REVISION = text("select version_num from iccm.alembic_version")
+_HAS_TABLES = text(
+    "select to_regclass('iccm.alembic_version') is not null and to_regclass('iccm.conversations') is not null"
+)
 _UNDEFINED = ("3F000", "42P01")  # no such schema, no such table
 
 # Engines still referenced somewhere, so that a process can close all its idle connections.
@@ -161,16 +164,15 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
     Raises `DatabaseError` when the server is too old, has no pgvector, or has a newer schema than this
     package.
     """
-    from alembic import command
-    from alembic.config import Config
-
     head = head_revision()
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     try:
         with engine.begin() as conn:
             _check_server(conn)
             acquire_lock(conn, Lock.MIGRATION)
+            if is_half_restored(conn):
+                raise DatabaseError(
+                    "a restore into it was interrupted", hint="Run `iccm restore DIR --replace` again."
+                )
             exists = conn.execute(text("select to_regclass('iccm.alembic_version') is not null")).scalar_one()
             before = conn.execute(_REVISION).scalar_one_or_none() if exists else None
             if before is not None and before > head:
@@ -178,8 +180,7 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
                     f"its schema is at revision {before}, this package supports {head}",
                     hint="Install the newer package.",
                 )
-            config.attributes["connection"] = conn
-            command.upgrade(config, "head")
+            migrate(conn)
     except DBAPIError as error:
         problem = _explain(engine.url, error)
         if getattr(error.orig, "sqlstate", None) == server_rights.INSUFFICIENT_PRIVILEGE:
@@ -188,6 +189,23 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
             problem = DatabaseError(problem.detail, hint=" ".join(fixes))
         raise problem from None
     return before, head
+
+
+def migrate(conn: Connection) -> None:
+    """Run the migrations up to head inside the caller's transaction."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = conn
+    command.upgrade(config, "head")
+
+
+def is_half_restored(conn: Connection) -> bool:
+    """Whether the schema has tables but no revision: a restore sets it last, so that no command uses half."""
+    has_tables = conn.execute(_HAS_TABLES).scalar_one()
+    return bool(has_tables) and conn.execute(_REVISION).scalar_one_or_none() is None
 
 
 def _check_server(conn: Connection) -> None:

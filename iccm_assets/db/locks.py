@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 
 import sqlalchemy as sa
@@ -25,6 +26,7 @@ class Lock(StrEnum):
     FILTERED_DAY = "filtered_day"  # by day
     TRAINING_POOL = "training_pool"
     SESSION = "session"  # the conversation of one session, by session id
+    BACKUP = "backup"  # the files that retention deletes
     SCORING = "scoring"  # one requirements row, by its id
 
 
@@ -46,3 +48,16 @@ def acquire_lock(conn: sa.Connection, lock: Lock, *members: Hashable) -> None:
 def try_lock(conn: sa.Connection, lock: Lock) -> bool:
     """Take the lock without waiting, until the transaction ends; return whether it was free."""
     return bool(conn.execute(_TRY, {"key": lock_key(lock)}).scalar_one())
+
+
+@contextmanager
+def hold_lock(engine: sa.Engine, lock: Lock) -> Iterator[None]:
+    """Hold the lock on a connection of its own, without a transaction, until the block ends; waits for it."""
+    key = {"key": lock_key(lock)}
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        conn.execute(sa.text("select pg_advisory_lock(:key)"), key)
+        try:
+            yield
+        finally:
+            with suppress(sa.exc.DBAPIError):  # a lost connection holds no lock any more
+                conn.execute(sa.text("select pg_advisory_unlock(:key)"), key)

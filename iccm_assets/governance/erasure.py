@@ -11,7 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -60,8 +60,66 @@ class DataSubject:
         """All ids under which the user may be stored; empty for another kind."""
         return list(stored_user_ids(self.value)) if self.kind == "user" else []
 
+    @property
+    def session_ids(self) -> list[str]:
+        """The sessions that are erased even where no conversation has them."""
+        return [self.value] if self.kind == "session" else []
+
+    @property
+    def condition(self) -> str:
+        """The SQL condition of the subject's conversations."""
+        return _WHERE[self.kind]
+
     def __str__(self) -> str:
         return f"{self.kind} {self.value!r}"
+
+
+@dataclass(frozen=True)
+class RecordedErasure:
+    """An erasure as it is recorded: hashes only.
+
+    ``sessions`` are the session ids of the tombstones; ``users`` the sha256 of ``user:`` and each id under
+    which the user may be stored. The hash and the time together identify an erasure in every copy of a
+    database.
+    """
+
+    subject: Kind
+    subject_sha256: str
+    erased_at: datetime
+    sessions: tuple[str, ...]
+    users: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RecordedSubject(DataSubject):
+    """The subject of a recorded erasure, with the names it has in a database that still holds it."""
+
+    recorded: RecordedErasure
+    user_names: tuple[str, ...]
+    session_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Accept the hash in place of a name."""
+
+    @property
+    def sha256(self) -> str:
+        """The hash that the record of the erasure has."""
+        return self.recorded.subject_sha256
+
+    @property
+    def user_ids(self) -> list[str]:
+        """The ids under which the user is stored."""
+        return list(self.user_names)
+
+    @property
+    def session_ids(self) -> list[str]:
+        """The sessions that were erased."""
+        return list(self.session_names)
+
+    @property
+    def condition(self) -> str:
+        """The SQL condition of the erased conversations."""
+        return f"c.session_id = any(:sessions) or {_WHERE['user']}"
 
 
 @dataclass(frozen=True)
@@ -111,6 +169,56 @@ def erase(engine: sa.Engine, subject: DataSubject, *, actor: str, dry_run: bool 
             if state != _DEADLOCK or attempt == _MAX_ATTEMPTS:
                 raise
             attempt += 1
+
+
+_RECORDED = sa.text(
+    "select subject, subject_sha256, erased_at, hashed_names from iccm.erasures order by erased_at, id"
+)
+_SESSIONS = sa.text(
+    """
+    select distinct r.session_id from (
+        select session_id from iccm.conversations union select session_id from iccm.requests
+    ) r where 'erased:' || encode(sha256(convert_to(r.session_id, 'UTF8')), 'hex') = any(:hashes)
+    """
+)
+_USERS = sa.text(
+    """
+    select distinct r.user_id from (
+        select user_id from iccm.conversations union select user_id from iccm.requests
+    ) r where encode(sha256(convert_to('user:' || r.user_id, 'UTF8')), 'hex') = any(:hashes)
+    """
+)
+
+
+def load_recorded_erasures(conn: sa.Connection) -> list[RecordedErasure]:
+    """Return every erasure of this database, oldest first."""
+    return [
+        RecordedErasure(
+            row.subject,
+            row.subject_sha256,
+            row.erased_at.astimezone(UTC),
+            tuple(row.hashed_names.get("sessions", ())),
+            tuple(row.hashed_names.get("users", ())),
+        )
+        for row in conn.execute(_RECORDED)
+    ]
+
+
+def erase_again(conn: sa.Connection, recorded: RecordedErasure, actor: str) -> int:
+    """Erase what a recorded erasure named from a database that may still hold it, and record it.
+
+    Returns the number of conversations.
+    """
+    sessions = conn.execute(_SESSIONS, {"hashes": list(recorded.sessions)}).scalars().all()
+    users = conn.execute(_USERS, {"hashes": list(recorded.users)}).scalars().all()
+    subject = RecordedSubject(
+        recorded.subject, recorded.subject_sha256, recorded, tuple(users), tuple(sessions)
+    )
+    erasure = _Erasure(conn, subject, actor)
+    if sessions or users:
+        return erasure.run().newly_erased
+    erasure.insert_record([], recorded.sessions)
+    return 0
 
 
 _WHERE = {
@@ -167,24 +275,38 @@ class _Erasure:
     def _erase(self, live: Sequence[sa.Row[Any]], sessions: list[str], requests: list[str]) -> None:
         """Erase from every table, under the number of a new erasure."""
         ids = [row.id for row in live]
-        insert = t.erasures.insert().values(
-            subject=self._subject.kind,
-            subject_sha256=self._subject.sha256,
-            conversations=ids,
-            actor=self._actor,
-        )
-        self._number = self._conn.execute(insert.returning(t.erasures.c.id)).scalar_one()
+        self.insert_record(ids, list(map(erased_session_key, sessions)))
         self._hashes = self._delete(ids, sessions, requests)
         self._keep_numbers(sessions, requests)
         self._stopped = self._stop_training(ids)
+
+    def insert_record(self, ids: Sequence[int], sessions: Sequence[str]) -> None:
+        """Insert the erasure's row, with the hashes of what it erases."""
+        users = [hashlib.sha256(f"user:{name}".encode()).hexdigest() for name in self._subject.user_ids]
+        names: dict[str, Any] = {"sessions": list(sessions), "users": users}
+        values: dict[str, Any] = {}
+        if isinstance(self._subject, RecordedSubject):
+            recorded = self._subject.recorded
+            names = {"sessions": list(recorded.sessions), "users": list(recorded.users)}
+            values = {"erased_at": recorded.erased_at}
+        insert = t.erasures.insert().values(
+            subject=self._subject.kind,
+            subject_sha256=self._subject.sha256,
+            conversations=list(ids),
+            actor=self._actor,
+            hashed_names=names,
+            **values,
+        )
+        self._number = self._conn.execute(insert.returning(t.erasures.c.id)).scalar_one()
 
     def _lock_conversations(self) -> Sequence[sa.Row[Any]]:
         """Return the subject's conversations, erased ones included."""
         return self._rows(
             f"select c.id, c.session_id, c.erased_at from iccm.conversations c"
-            f" where {_WHERE[self._subject.kind]} order by c.id for update",
+            f" where {self._subject.condition} order by c.id for update",
             value=self._subject.value,
             users=self._subject.user_ids,
+            sessions=self._subject.session_ids,
             erased=erased_session_key(self._subject.value),
         )
 
@@ -210,9 +332,7 @@ class _Erasure:
 
     def _lock_requests(self, live: Sequence[sa.Row[Any]]) -> tuple[list[str], list[str]]:
         """Return the subject's sessions and requests, without sessions that another user shares."""
-        sessions = {row.session_id for row in live}
-        if self._subject.kind == "session":
-            sessions.add(self._subject.value)
+        sessions = {row.session_id for row in live}.union(self._subject.session_ids)
         rows = self._rows(
             """
             select r.request_id, r.session_id, exists (

@@ -141,6 +141,7 @@ def _delete_files(engine: sa.Engine, settings: Settings, report: MaintenanceRepo
     roots = {"model": ModelStore(settings.home).root, "training set": DatasetStore(settings.home).root}
     mv = t.model_versions
     with engine.begin() as conn:
+        acquire_lock(conn, Lock.BACKUP)  # first: a deployment does not wait for a backup
         acquire_lock(conn, Lock.DEPLOYMENT)
         acquire_lock(conn, Lock.TRAINING_RUNS)
         report.decisions = retention_decisions(conn, settings)

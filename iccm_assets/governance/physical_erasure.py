@@ -21,6 +21,7 @@ from iccm_assets.errors import DatabaseError, IccmError
 from iccm_assets.governance.captured_session_erasure import erase_captured_sessions
 from iccm_assets.governance.dataset_erasure import delete_unregistered_models, rewrite_datasets
 from iccm_assets.governance.erasure import DataSubject, delete_embeddings
+from iccm_assets.governance.erasure_ledger import record_erasures
 from iccm_assets.governance.spool_erasure import erase_from_spool
 from iccm_assets.models.embedding import Embedder
 from iccm_assets.settings import Settings
@@ -79,6 +80,7 @@ def erase_from_files(
     rewrite = embedded if rewrite is None else rewrite
     report = PhysicalErasureReport(rewritten=rewrite)
     with _timed(report, "files", progress):
+        report.out_of_reach += record_erasures(engine, settings.home)
         _rewrite_files(engine, settings, report)
         report.out_of_reach += erase_from_spool(engine, settings.home / "spool", subject)
         report.out_of_reach += erase_captured_sessions(engine, settings.home, subject)

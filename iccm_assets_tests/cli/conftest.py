@@ -16,7 +16,9 @@ from iccm_assets_tests.factories.commands import Run
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """`run("status", "--json")`; a command's exception is raised to the test."""
-    names = "alerts config deploy doctor environment evaluate lineage retrain status suite verify"
+    names = (
+        "alerts backup config deploy doctor environment evaluate lineage restore retrain status suite verify"
+    )
     app = build_app(*names.split())
     monkeypatch.setenv("COLUMNS", "200")
 

@@ -71,9 +71,10 @@ def test_the_embedded_server_starts_reports_its_status_and_stops(iccm, home):
 
 
 def test_psql_gets_the_password_only_through_its_environment():
-    from iccm_assets.cli.db import _client_environment
+    from iccm_assets.db.client_programs import client_environment
 
-    variables = _client_environment("postgresql://me:s3cret@example.org:5433/mine?sslmode=require")
+    url = "postgresql://me:s3cret@example.org:5433/mine?sslmode=require"
+    variables = client_environment(url, "-c search_path=iccm,public")
     assert variables == {
         "PGUSER": "me",
         "PGPASSWORD": "s3cret",

@@ -160,7 +160,7 @@ def test_an_upgrade_from_0007_keeps_the_rows_and_gives_the_schema_of_a_new_datab
             sa.text(
                 """
                 select s.exclusion_reason, q.stored_xid, d.rebuilt_at = 'epoch', a.last_attempt_at = 'epoch',
-                    e.physically_erased_at = 'epoch', e.physical_erasure
+                    e.physically_erased_at = 'epoch', e.physical_erasure, e.hashed_names
                 from iccm.rollout_samples s, iccm.requests q, iccm.pool_days d, iccm.alert_deliveries a,
                     iccm.erasures e
                 """
@@ -178,7 +178,7 @@ def test_an_upgrade_from_0007_keeps_the_rows_and_gives_the_schema_of_a_new_datab
             )
         ).all()
     old.dispose()
-    assert row == ("both_arms", 7, True, True, True, {"files": 3})
+    assert row == ("both_arms", 7, True, True, True, {"files": 3}, {"sessions": ["erased:h"]})
     assert labels == [
         ("attached", {"kind": "pytest"}, "pytest", "pytest", "attached"),
         ("attached", {"kind": "cases", "reason": "no quorum"}, None, None, None),
@@ -211,7 +211,9 @@ _ROWS_OF_0007 = """
         test_pass_rate, implementation_variance, quality_score, content_sha256)
         values (1, '2026-01-01', 's1', 'x', 't', 1, 0, 1, 'h');
     insert into iccm.erasures (subject, subject_sha256, conversations, actor, scrubbed_at, scrub)
-        values ('user', 's', '{1}', 'a', 'epoch', '{"files": 3}')
+        values ('user', 's', '{1,3}', 'a', 'epoch', '{"files": 3}');
+    insert into iccm.conversations (id, session_id, origin, erased_at)
+        values (3, 'erased:h', 'import', 'epoch')
 """
 
 

@@ -30,6 +30,8 @@ erasures = Table(
     # Null: erased from every row, but the bytes may still be in files; the next erasure finishes that.
     timestamp_column("physically_erased_at"),
     jsonb_column("physical_erasure"),
+    # sessions: as in the tombstones; users: sha256 of `user:` and each id the user may be stored under.
+    jsonb_column("hashed_names"),
     enum_check("subject", SUBJECTS),
     Index(None, "subject_sha256"),
     comment="Erasure: ids, counts and times, without the erased content.",

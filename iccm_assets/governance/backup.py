@@ -1,0 +1,260 @@
+"""Back up both databases and the files of one time, beside running services. (V4)
+
+The dumps are of snapshots, and the files are copied after these were taken: what a row of a snapshot names
+was on disk by then, and retention waits for the backup. An erasure does not wait: what it deletes meanwhile
+is not in the backup, and what the dump still holds is erased again by a restore.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from iccm_assets.atomic_directories import remove_tree
+from iccm_assets.db.client_programs import dump_database
+from iccm_assets.db.database import create_engine_for, dagster_url, database_url
+from iccm_assets.db.locks import Lock, hold_lock
+from iccm_assets.errors import BackupError, CorruptCheckpointError, ModelNotFoundError
+from iccm_assets.governance.backup_directory import (
+    CONTENT_DIRECTORIES,
+    BackupDirectory,
+    BackupFile,
+    BackupManifest,
+)
+from iccm_assets.governance.erasure import load_recorded_erasures
+from iccm_assets.governance.erasure_ledger import (
+    load_backup_facts,
+    store_backup_facts,
+    write_ledger,
+)
+from iccm_assets.registry.hub import has_manifest
+from iccm_assets.registry.manifest import FileEntry, describe_file, read_manifest
+from iccm_assets.sandbox.environments import MANIFEST as ENVIRONMENT_MANIFEST
+from iccm_assets.settings import Settings
+from iccm_assets.training.dataset import DATASET_MANIFEST_FILE, EXAMPLES_FILE
+
+_ATTEMPTS = 3
+Progress = Callable[[str, int], None]
+
+_VERSIONS = sa.text(
+    "select version, status, digest, path from iccm.model_versions"
+    " where not metrics ? 'removed' order by created_at, version"
+)
+# Tables only: of a server's extensions and schemas, Dagster uses none.
+_DAGSTER_TABLES = sa.text(
+    "select current_schema(), exists (select from pg_tables where schemaname = current_schema())"
+)
+
+
+@dataclass(frozen=True)
+class BackupReport:
+    """A backup that was made. ``copied_bytes``: what no earlier backup in the directory had."""
+
+    path: Path
+    manifest: BackupManifest
+    copied_bytes: int
+    deleted: list[str]
+
+
+def create_backup(
+    engine: sa.Engine,
+    settings: Settings,
+    root: Path,
+    *,
+    keep: int | None = None,
+    progress: Progress = lambda step, size: None,
+) -> BackupReport:
+    """Make a backup in a directory; then delete all but the newest ``keep``, and what only those held.
+
+    ``progress`` gets a description and the bytes that are done since the last call. Raises ``BackupError`` or
+    ``DatabaseError``, and no backup appears then; ``OSError`` when the directory cannot be written.
+    """
+    directory = BackupDirectory(root)
+    with directory.open_for_writing():
+        progress("waiting for another backup or for the retention to end", 0)
+        with hold_lock(engine, Lock.BACKUP):
+            platform = _register(engine, directory)
+            staging = directory.create_staging()
+            try:
+                facts = _dump(settings, staging, progress)
+                copy = _Copy(settings.home, directory, progress)
+                files = tuple(copy.run())
+                missing = copy.damaged | _find_missing(facts.pop("versions"), files, copy.damaged)
+                manifest = BackupManifest(
+                    name=staging.name.removeprefix("."),
+                    created_at=facts.pop("created_at"),
+                    platform=platform,
+                    package_version=version("iccm-assets"),
+                    files=files,
+                    missing=missing,
+                    **facts,
+                )
+                with engine.connect() as conn:
+                    if erasures := load_recorded_erasures(conn):
+                        write_ledger(directory.root, erasures)
+                path = directory.publish(staging, manifest)
+            finally:
+                remove_tree(staging)
+        deleted = directory.delete_old(keep) if keep else []
+    return BackupReport(path, manifest, copy.copied_bytes, deleted)
+
+
+def _register(engine: sa.Engine, directory: BackupDirectory) -> str:
+    """Remember the directory, whose ledger gets every later erasure; return the id of the platform."""
+    with engine.begin() as conn:
+        facts = load_backup_facts(conn)
+        platform = facts.get("platform") or str(uuid.uuid4())
+        if names := directory.list_names():
+            other = directory.read_manifest(names[-1]).platform
+            if other != platform:
+                raise BackupError(f"{directory.root} holds the backups of another platform")
+        directories = {*facts.get("directories", ()), str(directory.root)}
+        store_backup_facts(conn, {"platform": platform, "directories": sorted(directories)})
+    return platform
+
+
+def _dump(settings: Settings, staging: Path, progress: Progress) -> dict[str, Any]:
+    """Dump both databases; return what the manifest says about them."""
+    url, other_url = database_url(settings), dagster_url(settings)
+    dumps: dict[str, FileEntry] = {}
+    with ExitStack() as stack:
+        # Both snapshots before the first dump, so that they are of one time.
+        conn, snapshot = stack.enter_context(_snapshot(url))
+        other, other_snapshot = stack.enter_context(_snapshot(other_url))
+        created_at = datetime.now(UTC)
+        versions = conn.execute(_VERSIONS).all()
+        revision = conn.exec_driver_sql("select version_num from iccm.alembic_version").scalar_one()
+        server_version = conn.exec_driver_sql("show server_version").scalar_one()
+        schema, has_tables = other.execute(_DAGSTER_TABLES).one()
+        progress("dumping the database", 0)
+        selection = ["--schema=iccm", "--exclude-table-data=iccm.alembic_version"]
+        dump_database(url, staging / "platform.dump", snapshot, selection)
+        dumps["platform"] = describe_file(staging / "platform.dump")
+        if has_tables:
+            progress("dumping Dagster's database", 0)
+            dump_database(other_url, staging / "dagster.dump", other_snapshot, [f'--table="{schema}".*'])
+            dumps["dagster"] = describe_file(staging / "dagster.dump")
+    return {
+        "created_at": created_at,
+        "schema_revision": revision,
+        "server_version": str(server_version),
+        "production": next((row.version for row in versions if row.status == "production"), None),
+        "dumps": dumps,
+        "versions": versions,
+    }
+
+
+@contextmanager
+def _snapshot(url: str) -> Iterator[tuple[sa.Connection, str]]:
+    engine = create_engine_for(url)
+    try:
+        with engine.connect().execution_options(isolation_level="REPEATABLE READ") as conn:
+            yield conn, conn.execute(sa.text("select pg_export_snapshot()")).scalar_one()
+    finally:
+        engine.dispose()
+
+
+def _find_missing(
+    versions: list[Any], files: tuple[BackupFile, ...], damaged: dict[str, str]
+) -> dict[str, str]:
+    """Return the models that versions name and the home does not have."""
+    present = {entry.directory for entry in files}
+    return {
+        row.path: f"the files of {row.version} ({row.status}) are not in the home"
+        for row in versions
+        if row.path not in present and row.path not in damaged
+    }
+
+
+class _Copy:
+    """Copies the home's content directories; a file that the latest backup has is not read again."""
+
+    def __init__(self, home: Path, directory: BackupDirectory, progress: Progress) -> None:
+        self._home, self._directory, self._progress = home, directory, progress
+        names = directory.list_names()
+        latest = directory.read_manifest(names[-1]).files if names else ()
+        self._known = {(entry.path, entry.size, entry.modified_ns): entry for entry in latest}
+        self.damaged: dict[str, str] = {}
+        self.copied_bytes = 0
+
+    def run(self) -> Iterator[BackupFile]:
+        """Copy everything; yield the files of every intact directory."""
+        for kind in CONTENT_DIRECTORIES:
+            for folder in sorted((self._home / kind).glob("[!.]*")):
+                if folder.is_dir():
+                    yield from self._copy_directory(folder)
+
+    def _copy_directory(self, folder: Path) -> list[BackupFile]:
+        """Copy a directory as it is at one time: an erasure may replace it, or delete it, meanwhile."""
+        name = folder.relative_to(self._home).as_posix()
+        for _ in range(_ATTEMPTS):
+            try:
+                files = [self._copy(path) for path in _list_files(folder)]
+                self.damaged.pop(name, None)
+                if problem := _find_damage(folder, files):
+                    self.damaged[name] = problem
+                    return []
+                return files
+            except FileNotFoundError as error:
+                if not folder.exists():
+                    return []
+                self.damaged[name] = f"{error.filename} does not exist"
+        return []
+
+    def _copy(self, path: Path) -> BackupFile:
+        status, name = path.stat(), path.relative_to(self._home).as_posix()
+        known = self._known.get((name, status.st_size, status.st_mtime_ns))
+        mode = status.st_mode & 0o777
+        if known is not None and self._directory.has_object(known):
+            self._progress(name, status.st_size)
+            return known.model_copy(update={"mode": mode})
+        entry = self._directory.store_file(path)
+        self.copied_bytes += entry.size
+        self._progress(name, entry.size)
+        return BackupFile(path=name, mode=mode, modified_ns=status.st_mtime_ns, **entry.model_dump())
+
+
+def _list_files(folder: Path) -> list[Path]:
+    """List what is used of a directory: of an environment, what code can import, not its interpreter."""
+    environment = folder / ENVIRONMENT_MANIFEST
+    if folder.parent.name != "environments":
+        return sorted(path for path in folder.rglob("*") if path.is_file())
+    if not environment.is_file():
+        return []
+    packages = folder / json.loads(environment.read_text(encoding="utf-8"))["site_packages"]
+    return [environment, *sorted(path for path in packages.rglob("*") if path.is_file())]
+
+
+def _find_damage(folder: Path, files: list[BackupFile]) -> str:
+    """Compare what was copied with what the directory itself says; empty if it is intact."""
+    copied = {
+        Path(entry.path).relative_to(f"{folder.parent.name}/{folder.name}").as_posix(): entry.sha256
+        for entry in files
+    }
+    try:
+        expected = _read_digests(folder)
+    except FileNotFoundError:
+        raise
+    except (CorruptCheckpointError, ModelNotFoundError, OSError, ValueError, KeyError) as error:
+        return " ".join(str(error).split())
+    changed = [name for name, sha256 in expected.items() if copied.get(name) != sha256]
+    return f"{folder / changed[0]} does not match its manifest" if changed else ""
+
+
+def _read_digests(folder: Path) -> dict[str, str]:
+    """Read the digests that a model or a dataset states for its files; empty where it states none."""
+    if folder.parent.name == "models" and has_manifest(folder):
+        return {name: entry.sha256 for name, entry in read_manifest(folder).files.items()}
+    if folder.parent.name == "datasets" and (folder / EXAMPLES_FILE).exists():
+        manifest = json.loads((folder / DATASET_MANIFEST_FILE).read_text(encoding="utf-8"))
+        return {EXAMPLES_FILE: manifest["examples_sha256"]} if "examples_sha256" in manifest else {}
+    return {}

@@ -1,0 +1,358 @@
+"""Restore a backup into a home and a database: everything, or nothing. (V4)
+
+Every file is verified while it is copied next to its place, and the rows get their schema revision, without
+which no command uses them, in the transaction that also erases again what was erased after the backup.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from iccm_assets.atomic_directories import fsync, make_read_only, remove_tree
+from iccm_assets.curation.embeddings import TextEmbedder
+from iccm_assets.db.client_programs import restore_dump
+from iccm_assets.db.database import (
+    create_engine_for,
+    dagster_url,
+    database_url,
+    head_revision,
+    is_half_restored,
+    migrate,
+    upgrade,
+)
+from iccm_assets.db.tables import LIVE_STATES, metadata
+from iccm_assets.errors import BackupError, DatabaseError, IccmError, OperationNotAllowedError
+from iccm_assets.governance.backup import Progress
+from iccm_assets.governance.backup_directory import (
+    CONTENT_DIRECTORIES,
+    BackupDirectory,
+    BackupManifest,
+    copy_file,
+)
+from iccm_assets.governance.dataset_erasure import delete_unregistered_models, rewrite_datasets
+from iccm_assets.governance.erasure import RecordedErasure, erase_again, load_recorded_erasures
+from iccm_assets.governance.erasure_ledger import (
+    get_identity,
+    merge_erasures,
+    read_ledger,
+    store_backup_facts,
+    write_ledger,
+)
+from iccm_assets.governance.physical_erasure import erase_from_files
+from iccm_assets.registry.manifest import FileEntry, describe_file
+from iccm_assets.rollout.watermark import Watermark
+from iccm_assets.settings import Settings
+
+_STAGING = ".restore"
+_SET_ASIDE = "iccm_replaced"
+_HAS_SCHEMA = sa.text("select exists (select from pg_namespace where nspname = :name)")
+_CLIENTS = sa.text(
+    """
+    select count(*) from pg_stat_activity
+    where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'
+    """
+)
+_DAGSTER_RUNS = sa.text("select to_regclass('runs') is not null")
+_WATERMARKS = sa.text(
+    f"select id, evidence ->> 'watermark' as watermark from iccm.rollouts where state in {LIVE_STATES}"
+)
+_RENUMBER = sa.text(
+    """
+    update iccm.requests set stored_xid = case when stored_xid < :counted then 0
+        else pg_current_xact_id()::text::bigint end
+    where rollout_id = :rollout
+    """
+)
+_SET_WATERMARK = sa.text(
+    """
+    update iccm.rollouts set evidence = jsonb_set(evidence, '{watermark}', to_jsonb(cast(:watermark as text)))
+    where id = :rollout
+    """
+)
+
+
+@dataclass(frozen=True)
+class RestoreReport:
+    """A backup that was restored, or only verified. ``erased_again``: conversations, by erasure."""
+
+    manifest: BackupManifest
+    verified_bytes: int
+    erased_again: list[int]
+    erasures_unfinished: str = ""
+
+
+def verify_backup(
+    root: Path, name: str | None = None, *, progress: Progress = lambda step, size: None
+) -> RestoreReport:
+    """Read every byte of a backup, of the newest one by default; ``BackupError`` if it is damaged."""
+    directory, manifest = _open(root, name)
+    for database, entry in manifest.dumps.items():
+        _verify_dump(directory, manifest, database, entry, progress)
+    for file in manifest.files:
+        progress(f"verifying {file.path}", 0)
+        _check(file.path, directory.get_object(file), file, describe_file)
+        progress(f"verifying {file.path}", file.size)
+    return RestoreReport(manifest, manifest.size, [])
+
+
+def restore_backup(
+    settings: Settings,
+    root: Path,
+    name: str | None = None,
+    *,
+    replace_existing: bool = False,
+    actor: str = "restore",
+    embedder: TextEmbedder | None = None,
+    progress: Progress = lambda step, size: None,
+) -> RestoreReport:
+    """Restore a backup, the newest one by default, into the home and the databases of the settings.
+
+    Raises ``OperationNotAllowedError`` when these hold anything, unless it is to be replaced, or when other
+    clients are connected; ``BackupError`` when the backup is damaged or newer than this package. Nothing is
+    changed then.
+    """
+    directory, manifest = _open(root, name)
+    url, other_url = database_url(settings), dagster_url(settings)
+    engine, other = create_engine_for(url), create_engine_for(other_url)
+    staging = settings.home / _STAGING
+    try:
+        known = merge_erasures(
+            read_ledger(directory.root),
+            read_ledger(settings.home),
+            _check_target(engine, other, settings, replace_existing),
+        )
+        remove_tree(staging)
+        for database, entry in manifest.dumps.items():
+            _verify_dump(directory, manifest, database, entry, progress)
+        _stage_files(directory, manifest, staging, progress)
+        with _replaced_schema(engine):
+            progress("restoring the database", 0)
+            restore_dump(url, directory.get_dump(manifest.name, "platform"))
+            with engine.begin() as conn:
+                erased = _finish_rows(conn, manifest, known, directory.root, actor)
+                _erase_staged(conn, staging)
+                if "dagster" in manifest.dumps:
+                    progress("restoring Dagster's database", 0)
+                    dump = directory.get_dump(manifest.name, "dagster")
+                    restore_dump(other_url, dump, ["--clean", "--if-exists"])
+                if known:
+                    write_ledger(settings.home, known)
+                _publish_files(staging, settings.home)
+        unfinished = _erase_physically(engine, settings, embedder, progress) if erased else ""
+        return RestoreReport(manifest, manifest.size, erased, unfinished)
+    finally:
+        remove_tree(staging)
+        engine.dispose()
+        other.dispose()
+
+
+def _open(root: Path, name: str | None) -> tuple[BackupDirectory, BackupManifest]:
+    directory = BackupDirectory(root)
+    names = directory.list_names()
+    if not names:
+        raise BackupError(f"{directory.root} has no complete backup")
+    manifest = directory.read_manifest(name or names[-1])
+    if manifest.schema_revision > head_revision():
+        raise BackupError(
+            f"the backup's schema is at revision {manifest.schema_revision}, this package supports"
+            f" {head_revision()}",
+            hint=f"Install iccm-assets {manifest.package_version} or newer.",
+        )
+    return directory, manifest
+
+
+def _verify_dump(
+    directory: BackupDirectory, manifest: BackupManifest, database: str, entry: FileEntry, progress: Progress
+) -> None:
+    progress(f"verifying the dump {database}", 0)
+    path = directory.get_dump(manifest.name, database)
+    _check(path.name, path, entry, describe_file)
+    progress(f"verifying the dump {database}", entry.size)
+
+
+def _check(name: str, path: Path, expected: FileEntry, read: Callable[[Path], FileEntry]) -> None:
+    """Compare what a file holds with what the manifest says; ``BackupError`` if it differs."""
+    try:
+        actual = read(path)
+    except (OSError, IccmError) as error:
+        raise BackupError(f"{name} cannot be read from the backup ({error})") from None
+    if (actual.sha256, actual.size) != (expected.sha256, expected.size):
+        raise BackupError(
+            f"{name} is damaged in the backup: {path} has {actual.size} bytes, sha256 {actual.sha256[:12]};"
+            f" {expected.size} bytes, {expected.sha256[:12]} were written",
+            hint="Restore another backup.",
+        )
+
+
+# ---- the target ----------------------------------------------------------------------------------
+
+
+def _check_target(
+    engine: sa.Engine, other: sa.Engine, settings: Settings, replace_existing: bool
+) -> list[RecordedErasure]:
+    """Require an empty target, or one to replace, that nobody uses; return the erasures that it knows."""
+    with engine.connect() as conn:
+        half_restored = is_half_restored(conn)
+    if not half_restored:
+        upgrade(engine)  # creates the extension, or says what the server or the role lacks
+    contents = [
+        *(["the database"] if half_restored else _find_rows(engine)),
+        *_find_dagster_rows(other),
+        *(
+            str(settings.home / kind)
+            for kind in CONTENT_DIRECTORIES
+            if any((settings.home / kind).glob("[!.]*"))
+        ),
+    ]
+    if contents and not replace_existing:
+        raise OperationNotAllowedError(
+            f"the target is not empty: {', '.join(contents)}",
+            hint="Give an empty ICCM_HOME and database, or --replace.",
+        )
+    erasures = []
+    for each in (other, engine):
+        engine.dispose()  # both may be of one database
+        with each.connect() as conn:
+            if clients := conn.execute(_CLIENTS).scalar_one():
+                raise OperationNotAllowedError(
+                    f"{clients} other connections use the database {each.url.database}",
+                    hint="Stop what runs on it (`iccm serve`, `iccm dev`, Dagster).",
+                )
+            if each is engine and not half_restored:
+                erasures = load_recorded_erasures(conn)
+        each.dispose()
+    return erasures
+
+
+def _find_rows(engine: sa.Engine) -> list[str]:
+    """Return the tables that hold rows, without facts about the platform itself."""
+    names = [table.name for table in metadata.sorted_tables if table.name != "platform"]
+    with engine.connect() as conn:
+        return [
+            f"iccm.{name}"
+            for name in names
+            if conn.execute(sa.text(f"select exists (select from iccm.{name})")).scalar_one()
+        ]
+
+
+def _find_dagster_rows(engine: sa.Engine) -> list[str]:
+    with engine.connect() as conn:
+        if not conn.execute(_DAGSTER_RUNS).scalar_one():
+            return []
+        has_rows = conn.execute(sa.text("select exists (select from runs)")).scalar_one()
+    return ["Dagster's database"] if has_rows else []
+
+
+@contextmanager
+def _replaced_schema(engine: sa.Engine) -> Iterator[None]:
+    """Set the schema aside for a block that creates it; drop it afterwards, or take it back on failure."""
+    with engine.begin() as conn:
+        if is_half_restored(conn):
+            conn.exec_driver_sql("drop schema iccm cascade")  # what was set aside then still is
+        else:
+            conn.exec_driver_sql(f"drop schema if exists {_SET_ASIDE} cascade")
+            conn.exec_driver_sql(f"alter schema iccm rename to {_SET_ASIDE}")
+    try:
+        yield
+    except BaseException:
+        with engine.begin() as conn:
+            conn.exec_driver_sql("drop schema if exists iccm cascade")
+            if conn.execute(_HAS_SCHEMA, {"name": _SET_ASIDE}).scalar_one():
+                conn.exec_driver_sql(f"alter schema {_SET_ASIDE} rename to iccm")
+        raise
+
+
+# ---- rows ----------------------------------------------------------------------------------------
+
+
+def _finish_rows(
+    conn: sa.Connection, manifest: BackupManifest, known: list[RecordedErasure], root: Path, actor: str
+) -> list[int]:
+    """Give the restored rows their revision, migrate them, and erase again; one transaction."""
+    conn.execute(
+        sa.text("insert into iccm.alembic_version (version_num) values (:revision)"),
+        {"revision": manifest.schema_revision},
+    )
+    migrate(conn)
+    applied = set(map(get_identity, load_recorded_erasures(conn)))
+    erased = [erase_again(conn, erasure, actor) for erasure in known if get_identity(erasure) not in applied]
+    _renumber_requests(conn)
+    store_backup_facts(conn, {"platform": manifest.platform, "directories": [str(root)]})
+    conn.exec_driver_sql(f"drop schema if exists {_SET_ASIDE} cascade")
+    return erased
+
+
+def _renumber_requests(conn: sa.Connection) -> None:
+    """Let a live rollout go on: it counts requests by transaction numbers, which are another server's."""
+    current = conn.execute(sa.text("select pg_current_xact_id()::text::bigint")).scalar_one()
+    for row in conn.execute(_WATERMARKS).all():
+        try:
+            watermark = Watermark.parse(row.watermark or "")
+        except IccmError:
+            continue  # a damaged row: nothing is decided on it
+        counted = watermark.next_xid if watermark else 0
+        conn.execute(_RENUMBER, {"rollout": row.id, "counted": counted})
+        if watermark is not None:
+            renumbered = replace(watermark, next_xid=current, high_watermark=current)
+            conn.execute(_SET_WATERMARK, {"rollout": row.id, "watermark": str(renumbered)})
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+def _stage_files(
+    directory: BackupDirectory, manifest: BackupManifest, staging: Path, progress: Progress
+) -> None:
+    """Copy every file next to its place, verified."""
+    staging.mkdir(parents=True)
+    for file in manifest.files:
+        progress(f"copying {file.path}", 0)
+        target = staging / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _check(file.path, directory.get_object(file), file, partial(copy_file, target=target, mode=file.mode))
+        progress(f"copying {file.path}", file.size)
+
+
+def _erase_staged(conn: sa.Connection, staging: Path) -> None:
+    """Erase from the staged files what is erased in the rows."""
+    erased = conn.execute(sa.text("select id from iccm.conversations where erased_at is not null"))
+    rewrite_datasets(staging, set(erased.scalars()))
+    registered = conn.execute(sa.text("select digest from iccm.model_versions"))
+    delete_unregistered_models(staging, set(registered.scalars()))
+
+
+def _publish_files(staging: Path, home: Path) -> None:
+    """Move the staged directories to their places; one of the same name is replaced."""
+    for kind in CONTENT_DIRECTORIES:
+        (home / kind).mkdir(parents=True, exist_ok=True)
+        for folder in sorted((staging / kind).glob("[!.]*")):
+            target = home / kind / folder.name
+            remove_tree(target)
+            folder.chmod(0o755)
+            folder.rename(target)
+            if kind != "environments":
+                make_read_only(target)
+            else:  # readable for the sandbox's user, and can be deleted by its owner
+                for parent, _, _ in os.walk(target):
+                    Path(parent).chmod(0o755)
+        fsync(home / kind)
+
+
+def _erase_physically(
+    engine: sa.Engine, settings: Settings, embedder: TextEmbedder | None, progress: Progress
+) -> str:
+    """Remove the bytes of rows that were erased again; return what failed, which `iccm erase` repeats."""
+    try:
+        erase_from_files(
+            engine, settings, embedder=embedder, progress=lambda step: progress(f"erasing again: {step}", 0)
+        )
+    except DatabaseError as error:
+        return error.message
+    return ""
