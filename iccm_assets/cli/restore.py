@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from iccm_assets.cli.console import AsJson, echo_json, get_actor, pluralize, print_plain, progress_bar
+from iccm_assets.cli.context import open_platform
 from iccm_assets.errors import UsageError
 from iccm_assets.settings import get_settings
+
+if TYPE_CHECKING:
+    from iccm_assets.governance.restore import RestoreReport
 
 
 def restore(
@@ -21,7 +25,11 @@ def restore(
         bool, typer.Option("--replace", help="Replace what the home and the databases hold.")
     ] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Only read and verify every file; restores nothing.")
+        bool, typer.Option("--verify", help="Only read and verify every file; restore nothing.")
+    ] = False,
+    erasures_only: Annotated[
+        bool,
+        typer.Option("--erasures-only", help="Only erase again what was erased, in a recovered database."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -30,48 +38,67 @@ def restore(
     Every file is verified first. An older schema is upgraded. What was erased after the backup is erased
     again. Stop what runs on the target before.
     """
-    from iccm_assets.governance.restore import restore_backup, verify_backup
+    from iccm_assets.governance.restore import erase_recorded, restore_backup, verify_backup
 
-    if verify and replace:
-        raise UsageError("--verify restores nothing and cannot be combined with --replace")
+    if replace + verify + erasures_only > 1 or (name and erasures_only):
+        raise UsageError(
+            "--replace, --verify and --erasures-only cannot be combined, nor the last with --backup"
+        )
     with progress_bar("starting", in_bytes=True, transient=True) as update:
 
         def show(step: str, size: int) -> None:
             update(description=step[:60], advance=size)
 
+        report = None
         if verify:
             report = verify_backup(directory, name, progress=show)
+            erased, unfinished = report.erased_again, ""
+        elif erasures_only:
+            settings, engine = open_platform()
+            erased, unfinished = erase_recorded(engine, settings, directory, actor=get_actor(), progress=show)
         else:
             report = restore_backup(
                 get_settings(), directory, name, replace_existing=replace, actor=get_actor(), progress=show
             )
-    manifest = report.manifest
+            erased, unfinished = report.erased_again, report.erasures_unfinished
     if as_json:
-        echo_json(
-            {
-                "name": manifest.name,
-                "created_at": manifest.created_at,
-                "schema_revision": manifest.schema_revision,
-                "production": manifest.production,
-                "files": len(manifest.files),
-                "bytes": manifest.size,
-                "missing": manifest.missing,
-                "restored": not verify,
-                "erasures_repeated": len(report.erased_again),
-                "conversations_erased_again": sum(report.erased_again),
-                "physical_erasure_error": report.erasures_unfinished or None,
-            }
-        )
+        erasures = {
+            "erasures_repeated": len(erased),
+            "conversations_erased_again": sum(erased),
+            "physical_erasure_error": unfinished or None,
+        }
+        echo_json({**_make_document(report, restored=not verify), **erasures} if report else erasures)
         return
+    if report:
+        _print_report(report, restored=not verify)
+    if erased or erasures_only:
+        conversations = pluralize(sum(erased), "conversation")
+        print_plain(f"Repeated {pluralize(len(erased), 'later erasure')}: {conversations}.")
+    if unfinished:
+        print_plain(f"No row holds the erased text, files of the server may: {unfinished}")
+
+
+def _make_document(report: RestoreReport, *, restored: bool) -> dict[str, Any]:
+    manifest = report.manifest
+    return {
+        "name": manifest.name,
+        "created_at": manifest.created_at,
+        "schema_revision": manifest.schema_revision,
+        "production": manifest.production,
+        "files": len(manifest.files),
+        "bytes": manifest.size,
+        "missing": manifest.missing,
+        "restored": restored,
+    }
+
+
+def _print_report(report: RestoreReport, *, restored: bool) -> None:
+    manifest = report.manifest
     size = f"{pluralize(len(manifest.files), 'file')}, {manifest.size:,} bytes"
-    if verify:
+    if not restored:
         print_plain(f"Backup {manifest.name} is intact: {size}.")
         return
-    production = manifest.production or "none"
     print_plain(f"Restored {manifest.name} of {manifest.created_at:%Y-%m-%d %H:%M} UTC: {size}.")
-    print_plain(f"In production: {production}.")
-    if report.erased_again:
-        conversations = pluralize(sum(report.erased_again), "conversation")
-        print_plain(f"Repeated {pluralize(len(report.erased_again), 'later erasure')}: {conversations}.")
-    if report.erasures_unfinished:
-        print_plain(f"The bytes may still be in the server's files: {report.erasures_unfinished}")
+    print_plain(f"In production: {manifest.production or 'none'}.")
+    for name, reason in manifest.missing.items():
+        print_plain(f"Not in the backup: {name}: {reason}.")

@@ -20,7 +20,7 @@ from iccm_assets.atomic_directories import fsync
 from iccm_assets.db import tables as t
 from iccm_assets.db.locks import Lock, acquire_lock
 from iccm_assets.errors import InputError
-from iccm_assets.governance.erasure import RecordedErasure, load_recorded_erasures
+from iccm_assets.governance.erasure import RecordedErasure, erase_again, load_recorded_erasures
 
 LEDGER_FILE = "erasures.jsonl"
 _KEY = "backups"
@@ -74,6 +74,12 @@ def write_ledger(directory: Path, erasures: Iterable[RecordedErasure]) -> None:
         os.fsync(stream.fileno())
     partial.replace(path)
     fsync(directory)
+
+
+def repeat_erasures(conn: sa.Connection, recorded: Iterable[RecordedErasure], actor: str) -> list[int]:
+    """Erase again what the database does not know to be erased; return the conversations of each erasure."""
+    applied = set(map(get_identity, load_recorded_erasures(conn)))
+    return [erase_again(conn, each, actor) for each in recorded if get_identity(each) not in applied]
 
 
 def merge_erasures(*lists: Iterable[RecordedErasure]) -> list[RecordedErasure]:

@@ -7,6 +7,7 @@ which no command uses them, in the transaction that also erases again what was e
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from iccm_assets.db.database import (
     migrate,
     upgrade,
 )
+from iccm_assets.db.locks import Lock, acquire_lock
 from iccm_assets.db.tables import LIVE_STATES, metadata
 from iccm_assets.errors import BackupError, DatabaseError, IccmError, OperationNotAllowedError
 from iccm_assets.governance.backup import Progress
@@ -37,11 +39,11 @@ from iccm_assets.governance.backup_directory import (
     copy_file,
 )
 from iccm_assets.governance.dataset_erasure import delete_unregistered_models, rewrite_datasets
-from iccm_assets.governance.erasure import RecordedErasure, erase_again, load_recorded_erasures
+from iccm_assets.governance.erasure import RecordedErasure, load_recorded_erasures
 from iccm_assets.governance.erasure_ledger import (
-    get_identity,
     merge_erasures,
     read_ledger,
+    repeat_erasures,
     store_backup_facts,
     write_ledger,
 )
@@ -51,6 +53,7 @@ from iccm_assets.rollout.watermark import Watermark
 from iccm_assets.settings import Settings
 
 _STAGING = ".restore"
+_DISCONNECT_SECONDS = 3.0
 _SET_ASIDE = "iccm_replaced"
 _HAS_SCHEMA = sa.text("select exists (select from pg_namespace where nspname = :name)")
 _CLIENTS = sa.text(
@@ -153,6 +156,27 @@ def restore_backup(
         other.dispose()
 
 
+def erase_recorded(
+    engine: sa.Engine,
+    settings: Settings,
+    root: Path,
+    *,
+    actor: str,
+    embedder: TextEmbedder | None = None,
+    progress: Progress = lambda step, size: None,
+) -> tuple[list[int], str]:
+    """Erase what the ledgers of the home and of a backup directory know and the database does not.
+
+    A database that was recovered by other means needs it. Returns the conversations of each erasure, and what
+    failed of their physical erasure.
+    """
+    known = merge_erasures(read_ledger(BackupDirectory(root).root), read_ledger(settings.home))
+    with engine.begin() as conn:
+        acquire_lock(conn, Lock.ERASURE)
+        erased = repeat_erasures(conn, known, actor)
+    return erased, _erase_physically(engine, settings, embedder, progress) if erased else ""
+
+
 def _open(root: Path, name: str | None) -> tuple[BackupDirectory, BackupManifest]:
     directory = BackupDirectory(root)
     names = directory.list_names()
@@ -216,19 +240,27 @@ def _check_target(
             f"the target is not empty: {', '.join(contents)}",
             hint="Give an empty ICCM_HOME and database, or --replace.",
         )
-    erasures = []
-    for each in (other, engine):
-        engine.dispose()  # both may be of one database
-        with each.connect() as conn:
-            if clients := conn.execute(_CLIENTS).scalar_one():
+    other.dispose()  # both may be of one database
+    _check_unused(engine)
+    with engine.connect() as conn:
+        erasures = [] if half_restored else load_recorded_erasures(conn)
+    engine.dispose()
+    _check_unused(other)
+    other.dispose()
+    return erasures
+
+
+def _check_unused(engine: sa.Engine) -> None:
+    """Require that nobody else is connected; a client that has just ended is waited for."""
+    deadline = time.monotonic() + _DISCONNECT_SECONDS
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        while clients := conn.execute(_CLIENTS).scalar_one():
+            if time.monotonic() > deadline:
                 raise OperationNotAllowedError(
-                    f"{clients} other connections use the database {each.url.database}",
+                    f"{clients} other connections use the database {engine.url.database}",
                     hint="Stop what runs on it (`iccm serve`, `iccm dev`, Dagster).",
                 )
-            if each is engine and not half_restored:
-                erasures = load_recorded_erasures(conn)
-        each.dispose()
-    return erasures
+            time.sleep(0.1)
 
 
 def _find_rows(engine: sa.Engine) -> list[str]:
@@ -281,8 +313,7 @@ def _finish_rows(
         {"revision": manifest.schema_revision},
     )
     migrate(conn)
-    applied = set(map(get_identity, load_recorded_erasures(conn)))
-    erased = [erase_again(conn, erasure, actor) for erasure in known if get_identity(erasure) not in applied]
+    erased = repeat_erasures(conn, known, actor)
     _renumber_requests(conn)
     store_backup_facts(conn, {"platform": manifest.platform, "directories": [str(root)]})
     conn.exec_driver_sql(f"drop schema if exists {_SET_ASIDE} cascade")

@@ -203,8 +203,11 @@ def populated(world: World, words: str) -> dict[str, list[int]]:
     return ids
 
 
-def traces(home: Path, engine: sa.Engine, *words: str) -> list[str]:
-    """Return where these texts occur: in files byte by byte, in unpacked snapshots, and in rows."""
+def traces(home: Path, engine: sa.Engine, *words: str, whole_server: bool = True) -> list[str]:
+    """Return where these texts occur: in files byte by byte, in unpacked snapshots, and in rows.
+
+    Without ``whole_server`` only the rows of the engine's database are searched.
+    """
     sought = [word.encode() for word in words]
     places = [
         str(path.relative_to(home))
@@ -212,9 +215,10 @@ def traces(home: Path, engine: sa.Engine, *words: str) -> list[str]:
         if path.is_file() and any(word in content for content in _contents(path) for word in sought)
     ]
     with engine.connect() as conn:
-        databases = (
-            conn.execute(sa.text("select datname from pg_database where datallowconn")).scalars().all()
+        names = (
+            "select datname from pg_database where datallowconn and (:all or datname = current_database())"
         )
+        databases = conn.execute(sa.text(names), {"all": whole_server}).scalars().all()
     for database in databases:
         url = engine.url.set(database=database, drivername="postgresql")
         other = create_engine_for(url.render_as_string(hide_password=False))

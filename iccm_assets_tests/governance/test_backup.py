@@ -15,7 +15,7 @@ from alembic import command
 from alembic.config import Config
 
 from iccm_assets.db import tables as t
-from iccm_assets.db.database import MIGRATIONS, connect, create_engine_for, dagster_url
+from iccm_assets.db.database import MIGRATIONS, close_engines, connect, create_engine_for, dagster_url
 from iccm_assets.db.locks import Lock, hold_lock
 from iccm_assets.errors import BackupError, OperationNotAllowedError
 from iccm_assets.governance import backup as backup_module
@@ -25,7 +25,7 @@ from iccm_assets.governance.erasure import DataSubject, erase
 from iccm_assets.governance.erasure_ledger import LEDGER_FILE
 from iccm_assets.governance.maintenance import apply_retention
 from iccm_assets.governance.physical_erasure import erase_from_files
-from iccm_assets.governance.restore import restore_backup, verify_backup
+from iccm_assets.governance.restore import erase_recorded, restore_backup, verify_backup
 from iccm_assets.registry.manifest import MANIFEST_FILE, Manifest, describe_files
 from iccm_assets.rollout.watermark import Watermark
 from iccm_assets.settings import Settings, get_settings, load_settings
@@ -179,12 +179,26 @@ def test_what_was_erased_after_the_backup_is_not_restored(
     erase_from_files(platform.engine, platform.settings, done.hashes, embedder=EMBEDDER)
     assert words not in (backups / LEDGER_FILE).read_text(encoding="utf-8")
 
-    report = restore_backup(empty, backups, embedder=EMBEDDER)
+    def find_traces() -> list[str]:
+        places = traces(empty.home, engine, words, whole_server=False)
+        return [place for place in places if "pg_statistic" not in place]
+
+    # Without the record of the erasure the text comes back, as in a database recovered by other means.
+    (backups / LEDGER_FILE).rename(tmp_path / LEDGER_FILE)
+    restore_backup(empty, backups)
+    engine = connect(empty)
+    assert {place.split("/")[0].split(".")[-1] for place in find_traces()} >= {"datasets", "conversations"}
+    (tmp_path / LEDGER_FILE).rename(backups / LEDGER_FILE)
+    erased = erase_recorded(engine, empty, backups, actor="test", embedder=EMBEDDER)
+    assert erased == ([len(ids["mallory"])], "")
+    assert find_traces() == []
+    engine.dispose()
+
+    shutil.rmtree(empty.home)
+    report = restore_backup(empty, backups, replace_existing=True, embedder=EMBEDDER)
 
     assert report.erased_again == [len(ids["mallory"])]
-    engine = connect(empty)
-    places = traces(empty.home, engine, words)
-    assert [place for place in places if "pg_statistic" not in place] == []
+    assert find_traces() == []
     with engine.connect() as conn:
         kept = "select count(*) from iccm.conversations where erased_at is null"
         assert conn.execute(sa.text(kept)).scalar_one() == len(ids["others"])
@@ -276,6 +290,7 @@ def test_no_command_uses_a_half_restored_database(
         restore_backup(empty, backups)
     with pytest.raises(Exception, match="a restore into it was interrupted"):
         connect(empty)
+    close_engines()
     with pytest.raises(OperationNotAllowedError, match="not empty"):
         restore_backup(empty, backups)
     restore_backup(empty, backups, replace_existing=True)
