@@ -155,7 +155,7 @@ def _dump(settings: Settings, staging: Path, progress: Progress) -> dict[str, An
 
 @contextmanager
 def _snapshot(url: str) -> Iterator[tuple[sa.Connection, str]]:
-    engine = create_engine_for(url)
+    engine = create_engine_for(url, session_options="-c idle_in_transaction_session_timeout=0")
     try:
         with engine.connect().execution_options(isolation_level="REPEATABLE READ") as conn:
             yield conn, conn.execute(sa.text("select pg_export_snapshot()")).scalar_one()
@@ -197,17 +197,23 @@ class _Copy:
         """Copy a directory as it is at one time: an erasure may replace it, or delete it, meanwhile."""
         name = folder.relative_to(self._home).as_posix()
         for _ in range(_ATTEMPTS):
+            self.damaged[name] = f"{folder} changed while it was copied"
             try:
-                files = [self._copy(path) for path in _list_files(folder)]
-                self.damaged.pop(name, None)
-                if problem := _find_damage(folder, files):
-                    self.damaged[name] = problem
-                    return []
-                return files
+                before = _list_files(folder)
+                files = [self._copy(path) for path in before]
+                problem = _find_damage(folder, files)
+                if _list_files(folder) != before:
+                    continue
             except FileNotFoundError as error:
-                if not folder.exists():
-                    return []
                 self.damaged[name] = f"{error.filename} does not exist"
+                continue
+            del self.damaged[name]
+            if problem:
+                self.damaged[name] = problem
+                return []
+            return files
+        if not folder.exists():
+            del self.damaged[name]
         return []
 
     def _copy(self, path: Path) -> BackupFile:
@@ -223,15 +229,20 @@ class _Copy:
         return BackupFile(path=name, mode=mode, modified_ns=status.st_mtime_ns, **entry.model_dump())
 
 
-def _list_files(folder: Path) -> list[Path]:
-    """List what is used of a directory: of an environment, what code can import, not its interpreter."""
-    environment = folder / ENVIRONMENT_MANIFEST
-    if folder.parent.name != "environments":
-        return sorted(path for path in folder.rglob("*") if path.is_file())
-    if not environment.is_file():
-        return []
-    packages = folder / json.loads(environment.read_text(encoding="utf-8"))["site_packages"]
-    return [environment, *sorted(path for path in packages.rglob("*") if path.is_file())]
+def _list_files(folder: Path) -> dict[Path, tuple[int, int, int]]:
+    """List what is used of a directory, with what identifies each file's content on this machine.
+
+    Of an environment that is what code can import, not its interpreter.
+    """
+    root, manifest = folder, folder / ENVIRONMENT_MANIFEST
+    if folder.parent.name == "environments" and manifest.is_file():
+        root = folder / json.loads(manifest.read_text(encoding="utf-8"))["site_packages"]
+    paths = [path for path in sorted({*root.rglob("*"), manifest}) if path.is_file()]
+    return {
+        path: (status.st_ino, status.st_size, status.st_mtime_ns)
+        for path in paths
+        for status in [path.stat()]
+    }
 
 
 def _find_damage(folder: Path, files: list[BackupFile]) -> str:

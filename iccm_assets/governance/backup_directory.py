@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import filelock
-from pydantic import AwareDatetime, BaseModel, ConfigDict, field_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 from iccm_assets.atomic_directories import fsync, fsync_tree, remove_tree
 from iccm_assets.errors import BackupError
@@ -34,7 +34,7 @@ class BackupFile(FileEntry):
     """One file of the home: its path there, its mode, and when it was written, in nanoseconds since 1970."""
 
     path: str
-    mode: int
+    mode: int = Field(ge=0, le=0o777)
     modified_ns: int
 
     @field_validator("path", mode="after")
@@ -132,7 +132,7 @@ class BackupDirectory:
             manifest = BackupManifest.model_validate_json(json.dumps(values))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BackupError(f"{path} cannot be read ({' '.join(str(error).split())[:300]})") from None
-        if recorded != actual:
+        if recorded != actual or manifest.name != name:
             raise BackupError(f"{path} was changed")
         return manifest
 

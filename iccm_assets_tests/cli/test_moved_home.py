@@ -1,4 +1,4 @@
-"""A home that was moved or copied, with real processes: its models are those next to its database."""
+"""A home that was copied or restored, with real processes: its models are those next to its database."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from iccm_assets_tests.factories.commands import iccm
 from iccm_assets_tests.factories.gateways import SOURCE, eventually
 from iccm_assets_tests.factories.tiny_models import tiny_t5
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SERVE = [sys.executable, "-c", "from iccm_assets.cli.main import main; main()", "serve", "--port", "0"]
 
 
@@ -60,21 +60,27 @@ def model_path(home: Path) -> Path:
     return Path(json.loads(lineage.stdout)["path"])
 
 
-def test_a_copied_home_serves_its_own_model_with_the_old_folder_damaged_and_then_without_it(tmp_path):
+def test_a_copied_home_and_a_restored_one_serve_their_own_model_with_the_old_folder_damaged_or_gone(tmp_path):
     old, new = tmp_path / "old", tmp_path / "new"
     with served(old, ICCM_BASE_MODEL=str(tiny_t5(tmp_path / "tiny"))) as url:
         stored_response(url)
+        backup = iccm("backup", str(tmp_path / "backups"), ICCM_HOME=str(old))
+        assert backup.returncode == 0, backup.stderr
     subprocess.run(["cp", "-a", str(old), str(new)], check=True)
     [weights] = old.glob("models/*/model.safetensors")
     weights.chmod(0o644)
     weights.write_bytes(b"damaged")
     with served(new) as url:
-        stored_response(url)
+        version = stored_response(url)
         assert model_path(new).parent == new / "models"
     for path in [old, *old.rglob("*")]:
         if path.is_dir():
             path.chmod(0o700)
     shutil.rmtree(old)
     shutil.rmtree(tmp_path / "tiny")
-    with served(new) as url:
-        stored_response(url)
+    restored = tmp_path / "restored"
+    result = iccm("restore", str(tmp_path / "backups"), ICCM_HOME=str(restored))
+    assert result.returncode == 0, result.stderr
+    with served(restored) as url:
+        assert stored_response(url) == version
+        assert model_path(restored).parent == restored / "models"

@@ -21,6 +21,7 @@ from iccm_assets.errors import BackupError, OperationNotAllowedError
 from iccm_assets.governance import backup as backup_module
 from iccm_assets.governance import restore as restore_module
 from iccm_assets.governance.backup import create_backup
+from iccm_assets.governance.dataset_erasure import rewrite_datasets
 from iccm_assets.governance.erasure import DataSubject, erase
 from iccm_assets.governance.erasure_ledger import LEDGER_FILE
 from iccm_assets.governance.maintenance import apply_retention
@@ -29,6 +30,7 @@ from iccm_assets.governance.restore import erase_recorded, restore_backup, verif
 from iccm_assets.registry.manifest import MANIFEST_FILE, Manifest, describe_files
 from iccm_assets.rollout.watermark import Watermark
 from iccm_assets.settings import Settings, get_settings, load_settings
+from iccm_assets.training.dataset import DATASET_MANIFEST_FILE, EXAMPLES_FILE
 from iccm_assets_tests.factories.erasure_worlds import (
     EMBEDDER,
     World,
@@ -258,6 +260,8 @@ def test_a_restore_that_fails_at_its_end_leaves_what_was_there(
     with pytest.raises(OperationNotAllowedError, match=r"not empty: iccm\.feedback"):
         restore_backup(empty, backups)
 
+    monkeypatch.setattr(restore_module, "_DISCONNECT_SECONDS", 0.2)
+
     def fail(staging: Path, home: Path) -> None:
         raise OSError("the disk is full")
 
@@ -294,7 +298,13 @@ def test_no_command_uses_a_half_restored_database(
     with pytest.raises(OperationNotAllowedError, match="not empty"):
         restore_backup(empty, backups)
     restore_backup(empty, backups, replace_existing=True)
-    connect(empty).dispose()
+    engine = connect(empty)
+    with engine.connect() as conn:
+        schemas = conn.execute(
+            sa.text("select nspname from pg_namespace where nspname like 'iccm%'")
+        ).scalars()
+        assert schemas.all() == ["iccm"]
+    engine.dispose()
 
 
 def _killed(execute: Callable[..., object]) -> Callable[..., object]:
@@ -323,6 +333,25 @@ def test_files_are_copied_once_and_old_backups_are_deleted_with_what_only_they_h
     objects = [path.name for path in (backups / "objects").glob("*/*")]
     assert sorted(objects) == sorted({file.sha256 for file in third.manifest.files})
     assert verify_backup(backups).manifest == third.manifest
+
+
+def test_an_erasure_during_a_backup_is_in_the_files_or_is_repeated(
+    platform: World, empty: Settings, tmp_path: Path
+) -> None:
+    words, backups, steps = marker("user"), tmp_path / "backups", iter(range(1000))
+    ids = populated(platform, words)
+    learn(platform, name="aaaaaaaa")
+
+    def erase_meanwhile(step: str, size: int) -> None:
+        if step.endswith(EXAMPLES_FILE) and next(steps) == 0:
+            erase(platform.engine, DataSubject("user", f"mallory-{words}"), actor="test")
+            rewrite_datasets(platform.home, ids["mallory"])
+
+    made = create_backup(platform.engine, platform.settings, backups, progress=erase_meanwhile)
+    assert next(steps) == 1
+    names = [file.path.rpartition("/")[2] for file in made.manifest.files if file.path.startswith("data")]
+    assert names == [DATASET_MANIFEST_FILE]
+    assert restore_backup(empty, backups, embedder=EMBEDDER).erased_again == [len(ids["mallory"])]
 
 
 def test_a_damaged_or_deleted_model_is_named_and_the_rest_is_backed_up(
