@@ -29,8 +29,14 @@ CONNECT_TIMEOUT_SECONDS = 10
 _HAS_VECTOR = text("select exists (select from pg_available_extensions where name = 'vector')")
 _HAS_DATABASE = text("select exists (select from pg_database where datname = :name)")
 _REVISION = text("select version_num from iccm.alembic_version")
+# Where a restore keeps the rows that it replaces until it has ended.
+REPLACED_SCHEMA = "iccm_replaced"
 _HAS_TABLES = text(
-    "select to_regclass('iccm.alembic_version') is not null and to_regclass('iccm.conversations') is not null"
+    """
+    select to_regclass('iccm.alembic_version') is not null as has_revisions,
+        to_regclass('iccm.conversations') is not null as has_tables,
+        exists (select from pg_namespace where nspname = :replaced) as has_replaced
+    """
 )
 _UNDEFINED = ("3F000", "42P01")  # no such schema, no such table
 
@@ -203,9 +209,11 @@ def migrate(conn: Connection) -> None:
 
 
 def is_half_restored(conn: Connection) -> bool:
-    """Whether the schema has tables but no revision: a restore sets it last, so that no command uses half."""
-    has_tables = conn.execute(_HAS_TABLES).scalar_one()
-    return bool(has_tables) and conn.execute(_REVISION).scalar_one_or_none() is None
+    """Whether a restore has not ended: the schema is set aside, or has tables but no revision yet."""
+    state = conn.execute(_HAS_TABLES, {"replaced": REPLACED_SCHEMA}).one()
+    if not state.has_revisions:
+        return bool(state.has_replaced)
+    return bool(state.has_tables) and conn.execute(_REVISION).scalar_one_or_none() is None
 
 
 def _check_server(conn: Connection) -> None:

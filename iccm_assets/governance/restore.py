@@ -7,9 +7,7 @@ which no command uses them, in the transaction that also erases again what was e
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,17 +18,16 @@ from iccm_assets.atomic_directories import fsync, make_read_only, remove_tree
 from iccm_assets.curation.embeddings import TextEmbedder
 from iccm_assets.db.client_programs import restore_dump
 from iccm_assets.db.database import (
+    REPLACED_SCHEMA,
     create_engine_for,
     dagster_url,
     database_url,
     head_revision,
-    is_half_restored,
     migrate,
-    upgrade,
 )
 from iccm_assets.db.locks import Lock, acquire_lock
-from iccm_assets.db.tables import LIVE_STATES, metadata
-from iccm_assets.errors import BackupError, DatabaseError, IccmError, OperationNotAllowedError
+from iccm_assets.db.tables import LIVE_STATES
+from iccm_assets.errors import BackupError, DatabaseError, IccmError
 from iccm_assets.governance.backup import Progress
 from iccm_assets.governance.backup_directory import (
     CONTENT_DIRECTORIES,
@@ -39,7 +36,7 @@ from iccm_assets.governance.backup_directory import (
     copy_file,
 )
 from iccm_assets.governance.dataset_erasure import delete_unregistered_models, rewrite_datasets
-from iccm_assets.governance.erasure import RecordedErasure, load_recorded_erasures
+from iccm_assets.governance.erasure import RecordedErasure
 from iccm_assets.governance.erasure_ledger import (
     merge_erasures,
     read_ledger,
@@ -48,21 +45,12 @@ from iccm_assets.governance.erasure_ledger import (
     write_ledger,
 )
 from iccm_assets.governance.physical_erasure import erase_from_files
+from iccm_assets.governance.restore_target import check_target, replaced_schema
 from iccm_assets.registry.manifest import FileEntry, describe_file
 from iccm_assets.rollout.watermark import Watermark
 from iccm_assets.settings import Settings
 
 _STAGING = ".restore"
-_DISCONNECT_SECONDS = 3.0
-_SET_ASIDE = "iccm_replaced"
-_HAS_SCHEMA = sa.text("select exists (select from pg_namespace where nspname = :name)")
-_CLIENTS = sa.text(
-    """
-    select count(*) from pg_stat_activity
-    where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'
-    """
-)
-_DAGSTER_RUNS = sa.text("select to_regclass('runs') is not null")
 _WATERMARKS = sa.text(
     f"select id, evidence ->> 'watermark' as watermark from iccm.rollouts where state in {LIVE_STATES}"
 )
@@ -129,13 +117,13 @@ def restore_backup(
         known = merge_erasures(
             read_ledger(directory.root),
             read_ledger(settings.home),
-            _check_target(engine, other, settings, replace_existing),
+            check_target(engine, other, settings, replace_existing),
         )
         remove_tree(staging)
         for database, entry in manifest.dumps.items():
             _verify_dump(directory, manifest, database, entry, progress)
         _stage_files(directory, manifest, staging, progress)
-        with _replaced_schema(engine):
+        with replaced_schema(engine):
             progress("restoring the database", 0)
             restore_dump(url, directory.get_dump(manifest.name, "platform"))
             with engine.begin() as conn:
@@ -215,92 +203,6 @@ def _check(name: str, path: Path, expected: FileEntry, read: Callable[[Path], Fi
         )
 
 
-# ---- the target ----------------------------------------------------------------------------------
-
-
-def _check_target(
-    engine: sa.Engine, other: sa.Engine, settings: Settings, replace_existing: bool
-) -> list[RecordedErasure]:
-    """Require an empty target, or one to replace, that nobody uses; return the erasures that it knows."""
-    with engine.connect() as conn:
-        half_restored = is_half_restored(conn)
-    if not half_restored:
-        upgrade(engine)  # creates the extension, or says what the server or the role lacks
-    contents = [
-        *(["the database"] if half_restored else _find_rows(engine)),
-        *_find_dagster_rows(other),
-        *(
-            str(settings.home / kind)
-            for kind in CONTENT_DIRECTORIES
-            if any((settings.home / kind).glob("[!.]*"))
-        ),
-    ]
-    if contents and not replace_existing:
-        raise OperationNotAllowedError(
-            f"the target is not empty: {', '.join(contents)}",
-            hint="Give an empty ICCM_HOME and database, or --replace.",
-        )
-    other.dispose()  # both may be of one database
-    _check_unused(engine)
-    with engine.connect() as conn:
-        erasures = [] if half_restored else load_recorded_erasures(conn)
-    engine.dispose()
-    _check_unused(other)
-    other.dispose()
-    return erasures
-
-
-def _check_unused(engine: sa.Engine) -> None:
-    """Require that nobody else is connected; a client that has just ended is waited for."""
-    deadline = time.monotonic() + _DISCONNECT_SECONDS
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
-        while clients := conn.execute(_CLIENTS).scalar_one():
-            if time.monotonic() > deadline:
-                raise OperationNotAllowedError(
-                    f"{clients} other connections use the database {engine.url.database}",
-                    hint="Stop what runs on it (`iccm serve`, `iccm dev`, Dagster).",
-                )
-            time.sleep(0.1)
-
-
-def _find_rows(engine: sa.Engine) -> list[str]:
-    """Return the tables that hold rows, without facts about the platform itself."""
-    names = [table.name for table in metadata.sorted_tables if table.name != "platform"]
-    with engine.connect() as conn:
-        return [
-            f"iccm.{name}"
-            for name in names
-            if conn.execute(sa.text(f"select exists (select from iccm.{name})")).scalar_one()
-        ]
-
-
-def _find_dagster_rows(engine: sa.Engine) -> list[str]:
-    with engine.connect() as conn:
-        if not conn.execute(_DAGSTER_RUNS).scalar_one():
-            return []
-        has_rows = conn.execute(sa.text("select exists (select from runs)")).scalar_one()
-    return ["Dagster's database"] if has_rows else []
-
-
-@contextmanager
-def _replaced_schema(engine: sa.Engine) -> Iterator[None]:
-    """Set the schema aside for a block that creates it; drop it afterwards, or take it back on failure."""
-    with engine.begin() as conn:
-        if is_half_restored(conn):
-            conn.exec_driver_sql("drop schema iccm cascade")  # what was set aside then still is
-        else:
-            conn.exec_driver_sql(f"drop schema if exists {_SET_ASIDE} cascade")
-            conn.exec_driver_sql(f"alter schema iccm rename to {_SET_ASIDE}")
-    try:
-        yield
-    except BaseException:
-        with engine.begin() as conn:
-            conn.exec_driver_sql("drop schema if exists iccm cascade")
-            if conn.execute(_HAS_SCHEMA, {"name": _SET_ASIDE}).scalar_one():
-                conn.exec_driver_sql(f"alter schema {_SET_ASIDE} rename to iccm")
-        raise
-
-
 # ---- rows ----------------------------------------------------------------------------------------
 
 
@@ -316,7 +218,7 @@ def _finish_rows(
     erased = repeat_erasures(conn, known, actor)
     _renumber_requests(conn)
     store_backup_facts(conn, {"platform": manifest.platform, "directories": [str(root)]})
-    conn.exec_driver_sql(f"drop schema if exists {_SET_ASIDE} cascade")
+    conn.exec_driver_sql(f"drop schema if exists {REPLACED_SCHEMA} cascade")
     return erased
 
 

@@ -20,6 +20,7 @@ from iccm_assets.db.locks import Lock, hold_lock
 from iccm_assets.errors import BackupError, OperationNotAllowedError
 from iccm_assets.governance import backup as backup_module
 from iccm_assets.governance import restore as restore_module
+from iccm_assets.governance import restore_target
 from iccm_assets.governance.backup import create_backup
 from iccm_assets.governance.dataset_erasure import rewrite_datasets
 from iccm_assets.governance.erasure import DataSubject, erase
@@ -260,7 +261,7 @@ def test_a_restore_that_fails_at_its_end_leaves_what_was_there(
     with pytest.raises(OperationNotAllowedError, match=r"not empty: iccm\.feedback"):
         restore_backup(empty, backups)
 
-    monkeypatch.setattr(restore_module, "_DISCONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(restore_target, "_DISCONNECT_SECONDS", 0.2)
 
     def fail(staging: Path, home: Path) -> None:
         raise OSError("the disk is full")
@@ -277,8 +278,9 @@ def test_a_restore_that_fails_at_its_end_leaves_what_was_there(
     engine.dispose()
 
 
+@pytest.mark.parametrize("step", ["restore_dump", "_finish_rows"])
 def test_no_command_uses_a_half_restored_database(
-    platform: World, empty: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    step: str, platform: World, empty: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backups = tmp_path / "backups"
     create_backup(platform.engine, platform.settings, backups)
@@ -287,7 +289,7 @@ def test_no_command_uses_a_half_restored_database(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(restore_module, "_finish_rows", stay)
+        patched.setattr(restore_module, step, stay)
         patched.setattr(
             sa.engine.Connection, "exec_driver_sql", _killed(sa.engine.Connection.exec_driver_sql)
         )
