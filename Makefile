@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test test-all mutate check docs constraints format clean
+.PHONY: help install demo dev test test-all mutate bench bench-quick check docs constraints format clean
 
 help:  ## print the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -42,6 +42,20 @@ test-all: test  ## also whole demos, daemons, the browser, killed processes, lon
 
 mutate: $(INSTALLED)  ## plant small faults in what decides, count those the tests notice (half an hour)
 	$(BIN)/python scripts/mutate.py $(MUTATE_ARGS)
+
+# What the benchmarks compare with, in an environment of its own. What cannot be installed is left out and tried
+# again the next time.
+PEERS := build/bench/peers
+$(PEERS)/.installed: benchmarks/peers.txt
+	@rm -rf $(PEERS) && $(PYTHON) -m venv $(PEERS)
+	@if $(PEERS)/bin/python -m pip install --quiet --requirement $<; then touch $@; \
+	    else echo "The peers of $< cannot be installed: the table will say so."; fi
+
+bench: $(INSTALLED) $(PEERS)/.installed  ## compare the hot paths with peers and with what the machine can do at best
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-quick: $(INSTALLED) $(PEERS)/.installed  ## smaller comparisons, five minutes on two quiet cores
+	$(BIN)/python -m benchmarks --quick $(BENCH_ARGS)
 
 check: $(INSTALLED)  ## lint, formatting, types, import contracts, names, documentation
 	$(BIN)/ruff check .
