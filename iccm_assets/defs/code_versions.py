@@ -5,6 +5,7 @@ import hashlib
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
+_BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")
 
 
 def code_version(*modules: str) -> str:
@@ -15,17 +16,20 @@ def code_version(*modules: str) -> str:
     """
     digest = hashlib.sha256()
     for module in modules:
-        path = PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
-        digest.update(_normalize(path.read_text(encoding="utf-8")).encode())
+        digest.update(_normalize(PACKAGE.joinpath(*module.split(".")).with_suffix(".py")).encode())
     return digest.hexdigest()[:8]
 
 
-def _normalize(source: str) -> str:
+def _normalize(path: Path) -> str:
     """Return the statements of a module without docstrings and imports, in one layout."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(body := getattr(node, "body", None), list):  # an expression for a lambda
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    parents: list[ast.AST] = [tree]
+    while parents:  # not `ast.walk`: expressions, which are most of a tree, hold no statements
+        node = parents.pop()
+        if isinstance(body := getattr(node, "body", None), list):
             body[:] = [statement for statement in body if not _is_ignored(statement)] or [ast.Pass()]
+        for name in _BLOCKS:
+            parents += getattr(node, name, ())
     return ast.unparse(tree)
 
 
