@@ -188,8 +188,15 @@ class TrainingSettings(SettingsGroup):
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
     warmup_steps: int = Field(10, ge=0, description="Linear warm-up, in optimizer steps.")
     max_warmup_share: float = Field(0.2, ge=0, le=1, description="Maximum share of the steps that warm up.")
-    batch_size: int = Field(2, ge=1, description="Examples per forward pass.")
-    gradient_accumulation_steps: int = Field(4, ge=1, description="Forward passes per optimizer step.")
+    batch_size: int = Field(
+        2,
+        ge=1,
+        description="Examples per forward pass, if they are the longest; of shorter ones as many as need no "
+        "more memory.",
+    )
+    gradient_accumulation_steps: int = Field(
+        4, ge=1, description="Examples per optimizer step, as a multiple of `batch_size`."
+    )
     max_grad_norm: float = Field(0.5, gt=0, description="Gradient clipping norm.")
     epochs: int = Field(5, ge=1, description="Maximum number of epochs.")
     emergency_epochs: int = Field(3, ge=1, description="Maximum number of epochs in an emergency.")

@@ -35,6 +35,9 @@ from iccm_assets.registry.manifest import MANIFEST_FILE, Manifest, Prompt, descr
 STAGING_LIFETIME_SECONDS = 24 * 3600.0
 # The weights of other frameworks, and code: never copied, never published.
 FOREIGN_FILES = (*PICKLE_SUFFIXES, ".h5", ".msgpack", ".onnx", ".ot", ".gguf", ".tflite", ".py", ".pyc")
+# Raised with each change of the code after which the same training gives other bits. 2: an optimizer step is
+# divided into forward passes by length.
+TRAINING_PROCEDURE = "2"
 
 
 @dataclass(frozen=True)
@@ -166,9 +169,9 @@ class ModelStore:
 
 
 def training_provenance() -> dict[str, str]:
-    """Return the versions of the packages that determine the weights, for ``Manifest.code``."""
+    """Return the versions of what determines the weights, for ``Manifest.code``."""
     names = ("iccm-assets", "torch", "transformers", "accelerate", "safetensors")
-    return {name: version(name) for name in names}
+    return {"training procedure": TRAINING_PROCEDURE, **{name: version(name) for name in names}}
 
 
 def _parse_fence(staging: Path) -> int:

@@ -1,8 +1,9 @@
 """Fine-tune with the Hugging Face ``Trainer``, configured to be cautious and reproducible (L1, L2, L5).
 
 Weights are float32, even if the checkpoint's are not: in bfloat16, updates of 1e-6 round to zero. The loss
-covers target tokens only and is their mean over a whole optimizer step, however it is split into batches.
-Runs in the trainer process, without the database and the model store.
+covers target tokens only and is their mean over a whole optimizer step. The Trainer draws the examples of a
+step together; they are divided into few forward passes of examples of similar length, which adds up to the
+same gradient. Runs in the trainer process, without the database and the model store.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_callback import PrinterCallback
 
 from iccm_assets.errors import TrainingDivergedError, TrainingError
@@ -38,6 +46,7 @@ from iccm_assets.registry.loss_curve import LossPoint
 from iccm_assets.settings import TrainingSettings
 from iccm_assets.training import checkpointing
 from iccm_assets.training.dataset import Dataset
+from iccm_assets.training.micro_batches import Widths, divide_step, get_max_tokens
 from iccm_assets.training.worker_protocol import WeightChange
 
 ProgressCallback = Callable[[LossPoint], None]
@@ -92,11 +101,16 @@ def fine_tune(
             save_only_model=identity is None,
             eval_on_start=checkpoint is None,
         )
-        trainer = Trainer(
+        trainer = _MicroBatchTrainer(
+            max_tokens=get_max_tokens(
+                [_measure(example, loaded.kind) for example in train],
+                config.batch_size,
+                on_cpu=loaded.model.device.type == "cpu",
+            ),
             model=model,
             args=arguments,
             train_dataset=train,
-            eval_dataset=validation,
+            eval_dataset=sorted(validation, key=lambda example: _measure(example, loaded.kind)),
             data_collator=partial(_collate, loaded),
             compute_loss_func=partial(_token_loss, loaded.kind),
             callbacks=[recorder, EarlyStoppingCallback(config.early_stopping_patience)],
@@ -119,6 +133,23 @@ def fine_tune(
         counts=counts,
         resumed_from_step=checkpoint.step if checkpoint else 0,
     )
+
+
+class _MicroBatchTrainer(Trainer):  # type: ignore[misc]
+    """Computes a batch, the examples of one optimizer step, in the forward passes of ``divide_step``."""
+
+    def __init__(self, *, max_tokens: Widths, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._max_tokens = max_tokens
+
+    def training_step(
+        self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Return the loss of the step, after adding up the gradients of its passes."""
+        losses = []
+        for part in _divide_batch(inputs, self._max_tokens):
+            losses.append(super().training_step(model, part, num_items_in_batch))
+        return torch.stack(losses).sum()
 
 
 class _Recorder(TrainerCallback):  # type: ignore[misc]
@@ -174,6 +205,23 @@ def _collate(loaded: LoadedModel, rows: Sequence[EncodedExample]) -> dict[str, t
     return {name: torch.tensor(values) for name, values in batch.items()}
 
 
+def _divide_batch(batch: dict[str, torch.Tensor], max_tokens: Widths) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield a padded batch as the micro-batches of ``divide_step``, with no more padding than they need."""
+    inputs = batch["attention_mask"].sum(dim=1).tolist()
+    labels = [0] * len(inputs)  # of a causal model as long as the inputs, and no tokens of their own
+    if "decoder_input_ids" in batch:
+        labels = batch["labels"].ne(IGNORE_INDEX).sum(dim=1).tolist()
+    for rows, widths in divide_step(list(map(Widths, inputs, labels)), max_tokens):
+        width = dict.fromkeys(batch, widths.inputs)
+        if widths.labels:
+            width |= dict.fromkeys(("labels", "decoder_input_ids"), widths.labels)
+        yield {name: values[rows, : width[name]] for name, values in batch.items()}
+
+
+def _measure(example: EncodedExample, kind: ModelKind) -> Widths:
+    return Widths(len(example.input_ids), len(example.labels) if kind == "seq2seq" else 0)
+
+
 def _token_loss(
     kind: ModelKind, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None
 ) -> torch.Tensor:
@@ -196,13 +244,12 @@ def _training_arguments(
     save_only_model: bool = True,
     eval_on_start: bool = True,
 ) -> TrainingArguments:
-    batches = math.ceil(examples / config.batch_size)
-    steps = epochs * math.ceil(batches / config.gradient_accumulation_steps)
+    examples_per_step = config.batch_size * config.gradient_accumulation_steps
+    steps = epochs * math.ceil(examples / examples_per_step)
     return TrainingArguments(
         output_dir=str(scratch),
-        per_device_train_batch_size=config.batch_size,
+        per_device_train_batch_size=examples_per_step,
         per_device_eval_batch_size=max(8, config.batch_size),
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
         num_train_epochs=epochs,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
@@ -277,6 +324,10 @@ def _has_bf16() -> bool:
 
 def _make_trainable(model: Any, config: TrainingSettings) -> Any:
     """Return the model to train: all of it in float32, or adapters on a frozen half-precision base."""
+    # The Trainer turns the cache of keys and values off in the model's config, of which a decoder has a copy.
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            module.config.use_cache = False
     if config.method == "full":
         return model.float()
     from peft import LoraConfig, get_peft_model

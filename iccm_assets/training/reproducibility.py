@@ -44,7 +44,7 @@ class ReproductionReport:
 
     ``imported``: it was not trained here. ``impossible``: its records no longer allow a comparison, for this
     ``reason``; ``erased`` are the ids of the missing conversations. ``same_digest`` also covers the other
-    files, which contain the package versions and may therefore differ where the weights do not.
+    files, which contain versions of packages and may therefore differ where the weights do not.
     """
 
     version: str
@@ -94,16 +94,16 @@ def compare_outcome(version: str, manifest: Manifest, outcome: TrainingOutcome) 
     """Compare a version with the outcome of training it again."""
     same = outcome.weights_digest == manifest.weights_digest
     differences = [
-        f"{name} {manifest.code.get(name, 'unknown')} -> {installed}"
+        f"{name} {manifest.code.get(name, 'not recorded')} -> {installed}"
         for name, installed in sorted(training_provenance().items())
         if manifest.code.get(name) != installed
     ]
     if same:
         reason = "the same weights, bit for bit"
     elif differences:
-        reason = f"different weights, and different package versions: {', '.join(differences)}"
+        reason = f"different weights, and different versions: {', '.join(differences)}"
     else:
-        reason = f"different weights with the same package versions and device class ({manifest.device})"
+        reason = f"different weights with the same versions and device class ({manifest.device})"
     return ReproductionReport(
         version,
         "reproduced" if same else "differs",

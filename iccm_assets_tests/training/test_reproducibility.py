@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from iccm_assets.atomic_directories import remove_tree
 from iccm_assets.errors import CorruptCheckpointError, TrainingDivergedError
 from iccm_assets.governance.dataset_erasure import rewrite_datasets
-from iccm_assets.registry import versions
+from iccm_assets.registry import model_store, versions
 from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.settings import Settings
@@ -150,7 +150,23 @@ def test_other_weights_are_distinguished_from_the_same_ones(platform: TrainingPl
 
     report = platform.verify(version, train=train_with_another_seed)
     assert (report.outcome, report.same_digest) == ("differs", False)
-    assert "same package versions" in report.reason
+    assert "same versions" in report.reason
+
+
+def test_weights_of_an_earlier_training_procedure_are_distinguished_from_changed_ones(
+    platform: TrainingPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = tiny_job(platform.settings.home, epochs=1)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(model_store, "TRAINING_PROCEDURE", "1")
+        version = platform.version(job)
+
+    def train_otherwise(job: TrainingJob, on_line: LineCallback) -> TrainingOutcome:
+        return train(job.model_copy(update={"config": job.config.model_copy(update={"seed": 4711})}))
+
+    report = platform.verify(version, train=train_otherwise)
+    assert report.outcome == "differs"
+    assert report.reason.endswith("different versions: training procedure 1 -> 2")
 
 
 def test_erased_examples_are_named_and_nothing_is_trained(platform: TrainingPlatform) -> None:

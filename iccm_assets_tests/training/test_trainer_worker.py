@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -209,6 +210,20 @@ def test_a_disk_that_fills_up_is_named_and_nothing_is_published(tmp_path: Path) 
 def test_a_trainer_with_an_invalid_job_replies_with_the_error(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="nothing"):
         train_in_process(tiny_job(tmp_path, base=str(tmp_path / "nothing")), tmp_path)
+
+
+def test_a_job_whose_inputs_are_missing_fails_before_torch_is_imported(tmp_path: Path) -> None:
+    job = tiny_job(tmp_path)
+    jobs = [job.model_copy(update={name: str(tmp_path / "nothing")}) for name in ("base", "dataset")]
+    (tmp_path / "jobs.json").write_text(json.dumps([job.model_dump(mode="json") for job in jobs]))
+    code = (
+        "import json, sys; from iccm_assets.training import trainer_worker as worker;"
+        " worker.prepare_process();"
+        f"replies = [worker._run_job(job, print) for job in json.load(open('{tmp_path}/jobs.json'))];"
+        " print([reply['error']['name'] for reply in replies], 'torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "['ModelNotFoundError', 'InputError'] False\n"
 
 
 def test_importing_the_trainers_values_loads_no_torch() -> None:
