@@ -269,7 +269,10 @@ class EvaluationSettings(SettingsGroup):
     )
     latency_items: int = Field(40, ge=5, description="Items whose latency is measured at batch size 1.")
     latency_rounds: int = Field(
-        3, ge=1, description="Latency rounds; the fastest response of each item counts."
+        3,
+        ge=1,
+        description="Maximum latency rounds; the fastest response of each item counts,"
+        " and one whose two fastest agree is measured no further.",
     )
     batch_size: int = Field(32, ge=1, description="Prompts generated together.")
     max_new_tokens: int = Field(512, ge=8, description="Maximum tokens of a response.")

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from iccm_assets.models.generation import GeneratedResponse
 
 BATCH_SIZE = 64
+AGREEMENT = 1.05  # of two latencies; far from the ratio that the gate allows
 CANARY_SET, AUDIT_SET = "canary_set", "audit_set"
 
 Response = TypeVar("Response")
@@ -252,10 +253,16 @@ def _score_batch(
     fresh = iter(list(score_texts(tasks, orchestra, settings)))
     scores = {item.name: judged.get(item.name) or next(fresh) for item in batch}
     key = {**key, "set": evaluation_set.name}
+    rows: list[dict[str, Any]] = []
+    for item, response in zip(batch, responses, strict=True):
+        digest = item.digest or evaluation_set.digest
+        rows += _rows({**key, "canary_set_digest": digest}, item, response, scores[item.name])
     with engine.begin() as conn:
-        for item, response in zip(batch, responses, strict=True):
-            digest = item.digest or evaluation_set.digest
-            _store(conn, {**key, "canary_set_digest": digest}, item, response, scores[item.name])
+        statement = insert(t.canary_results)
+        update = {name: statement.excluded[name] for name in _MEASURED}
+        conn.execute(
+            statement.on_conflict_do_update(constraint="canary_results_cache_key", set_=update), rows
+        )
         alert_sandbox_missing(conn, scores.values())
     return scores
 
@@ -325,7 +332,8 @@ def measure_latency(
     """Measure batch-1 latencies of each version: the fastest of the rounds per item, interleaved A B, B A, …
 
     Other load on the machine can only slow a response down, and in bursts. The fastest response of several
-    rounds over the whole set measures the model; a single round would measure the other processes.
+    rounds over the whole set measures the model; a single round would measure the other processes. An item
+    on which each version's two fastest responses agree is measured: further ones would repeat them.
     """
     for evaluated in versions:
         for item in items[:warmup]:
@@ -334,11 +342,19 @@ def measure_latency(
     order = list(range(len(versions)))
     for _ in range(rounds):
         for number, item in enumerate(items):
+            if all(_agree(by_item[number]) for by_item in responses):
+                continue
             for index in order:
                 responses[index][number] += versions[index].generate([item.source_code], 1)
             order.reverse()
     fastest = [[min(runs, key=lambda run: run.latency_ms) for runs in by_item] for by_item in responses]
     return [_latency(runs) for runs in fastest]
+
+
+def _agree(runs: Sequence[GeneratedResponse]) -> bool:
+    """Whether the two fastest responses took equally long."""
+    fastest = sorted(run.latency_ms for run in runs)[:2]
+    return len(fastest) == 2 and fastest[1] <= fastest[0] * AGREEMENT
 
 
 def _latency(responses: Sequence[GeneratedResponse]) -> Latency:
@@ -402,13 +418,20 @@ def _storable(text: str) -> str:
     return text.replace("\x00", "\ufffd")  # PostgreSQL stores no NUL
 
 
-def _store(
-    conn: sa.Connection, key: dict[str, Any], item: EvaluationItem, response: GeneratedResponse, score: Score
-) -> None:
+_MEASURED = (
+    *("version", "set", "slice", "requirements", "test_pass_rate", "api_compatibility", "output_tokens"),
+    *("status", "reason"),
+)
+
+
+def _rows(
+    key: dict[str, Any], item: EvaluationItem, response: GeneratedResponse, score: Score
+) -> Iterator[dict[str, Any]]:
+    """Yield the row of each member; what is not in ``_MEASURED`` says whose scores they are."""
     for member in score.members:
-        values = {
-            "version": key["version"],
-            "set": key["set"],
+        yield key | {
+            "item": item.name,
+            "reconstructor": member.reconstructor,
             "slice": item.slice,
             "requirements": _storable(response.text),
             "test_pass_rate": member.test_pass_rate,
@@ -417,7 +440,3 @@ def _store(
             "status": member.status,
             "reason": member.detail or None,
         }
-        statement = insert(t.canary_results).values(
-            **key | values, item=item.name, reconstructor=member.reconstructor
-        )
-        conn.execute(statement.on_conflict_do_update(constraint="canary_results_cache_key", set_=values))

@@ -8,6 +8,7 @@ it; it only names what would otherwise look like an ordinary error or pass unnot
 from __future__ import annotations
 
 import io
+import marshal
 import os
 import sys
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _write = os.write
 _getframe = sys._getframe
+_loads = marshal.loads
 
 MAX_TEXT = 300
 MAX_VIOLATIONS = 20
@@ -89,9 +91,9 @@ INTROSPECTION_MODULES = frozenset(STDLIB + name for name in _LIBRARIES.split())
 class AuditHook:
     """Reports host files, sockets and heap searches, one line each on a pipe."""
 
-    def __init__(self, violations_fd: int, inputs: frozenset[str]) -> None:
+    def __init__(self, violations_fd: int, packed_plan: bytes, files: dict[str, str] | None) -> None:
         self.violations_fd = violations_fd
-        self.inputs = inputs
+        self.packed_plan, self.files = packed_plan, files
         self.reported: set[str] = set()
         self.busy = False
 
@@ -122,11 +124,15 @@ class AuditHook:
             return None
         if not is_private(path, event in FOLDER_EVENTS):
             return None
-        # An input may name this path: opening it is then what the case asks for.
-        is_input = any(path.endswith("/" + text) or ("/" in text and text in path) for text in self.inputs)
-        if is_input or self._called_by(INTROSPECTION_MODULES):
+        if self._is_input(path) or self._called_by(INTROSPECTION_MODULES):
             return None
         return "file: accessed " + path
+
+    def _is_input(self, path: str) -> bool:
+        """Whether an input names this path: opening it is then what the case asks for."""
+        # Unpacked again: the implementation may have changed the objects that it was called with.
+        inputs = collect_strings((_loads(self.packed_plan)[2:], self.files), set())
+        return any(path.endswith("/" + text) or ("/" in text and text in path) for text in inputs)
 
     def lookup(self, event: str, args: tuple[Any, ...]) -> str | None:
         host = args[0][0] if isinstance(args[0], tuple) else args[0]
@@ -196,9 +202,9 @@ CHECKS: dict[str, Callable[[AuditHook, str, tuple[Any, ...]], str | None]] = {
 }
 
 
-def install(violations_fd: int, inputs: Any) -> None:
-    """Install the hook in this process; it cannot be removed again."""
-    sys.addaudithook(AuditHook(violations_fd, frozenset(collect_strings(inputs, set()))))
+def install(violations_fd: int, packed_plan: bytes, files: dict[str, str] | None) -> None:
+    """Install the hook in this process, by the inputs of its case; it cannot be removed again."""
+    sys.addaudithook(AuditHook(violations_fd, packed_plan, files))
 
 
 def report_tampering(violations_fd: int) -> None:

@@ -9,6 +9,7 @@ redefines things, and give a name to what a dishonest one does. (J1)
 
 from __future__ import annotations
 
+import marshal
 import os
 import resource
 import sys
@@ -352,25 +353,24 @@ def limit_process(limits: dict[str, int]) -> None:
 
 
 def run(
-    source: str,
-    plan: tuple[Any, ...],
-    nonce: bytes,
-    answer_fd: int,
-    violations_fd: int,
-    limits: dict[str, Any],
-    context: dict[str, Any],
+    suite: Any, packed_plan: bytes, nonce: bytes, descriptors: tuple[int, ...], limits: dict[str, Any]
 ) -> NoReturn:
-    """Import the implementation, execute the plan, send one answer, exit. Never returns."""
+    """Import the implementation, execute the plan, send one answer, exit. Never returns.
+
+    ``descriptors`` are the pipes of the answer, of violations and, in the first case, of the compiled source.
+    """
     owner = _getpid()
+    answer_fd, violations_fd, *code_fd = descriptors
     limit_process(limits["process"])
-    context["audit_hooks"].install(violations_fd, plan[2:])
+    plan = marshal.loads(packed_plan)
+    audit_hooks = suite.context["audit_hooks"]
+    audit_hooks.install(violations_fd, packed_plan, suite.files)
     try:
         if plan[0] == "test":
             _write(violations_fd, b"imported\n")
-            answer = _run_test(source, plan, context)
+            answer = _run_test(suite.source, (*plan, suite.files), suite.context)
         else:
-            run_source = context["source_files"].run_source
-            answer = _import_and_execute(source, plan, Encoder(limits["answer"]), violations_fd, run_source)
+            answer = _import_and_execute(suite, plan, Encoder(limits["answer"]), violations_fd, code_fd)
     except AnswerTooLargeError:
         answer = '["large"]'
     except NestingTooDeepError:
@@ -379,7 +379,7 @@ def run(
         answer = encode_exception(error)
     if _getpid() != owner:
         _exit(0)  # a child that the implementation forked and did not end: its parent answers
-    context["audit_hooks"].report_tampering(violations_fd)
+    audit_hooks.report_tampering(violations_fd)
     payload = answer.encode("ascii")
     frame = nonce + len(payload).to_bytes(4, "big") + payload
     while frame:
@@ -388,17 +388,29 @@ def run(
 
 
 def _import_and_execute(
-    source: str, plan: tuple[Any, ...], encoder: Encoder, violations_fd: int, run_source: Any
+    suite: Any, plan: tuple[Any, ...], encoder: Encoder, violations_fd: int, code_fd: list[int]
 ) -> str:
     module = ModuleType(MODULE)
     module.__file__ = FILENAME
     sys.modules[MODULE] = module
+    files, source = suite.context["source_files"], suite.source
     try:
-        own_modules.update(run_source(source, module, FILENAME))
+        code = marshal.loads(suite.code) if suite.code else files.compile_source(source, FILENAME)
+        for descriptor in code_fd:
+            _send_code(descriptor, files.pack_code(code))
+        own_modules.update(files.run_source(source, module, FILENAME, code))
     except BaseException as error:
         return '["e",' + encode_exception(error) + "]"
     _write(violations_fd, b"imported\n")
     return execute_case(plan, module, encoder)
+
+
+def _send_code(descriptor: int, packed: bytes) -> None:
+    """Send the compiled source before any of it runs, and close the pipe."""
+    data = len(packed).to_bytes(8, "big") + packed
+    while data:
+        data = data[_write(descriptor, data) :]
+    os.close(descriptor)
 
 
 def _run_test(source: str, plan: tuple[Any, ...], context: dict[str, Any]) -> str:

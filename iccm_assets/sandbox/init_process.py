@@ -5,7 +5,9 @@ it. It never runs a line of the implementation itself: each case is a fresh fork
 (``case_runner.run``), and everything that fork leaves behind is killed before the next case.
 
 Protocol on two pipes that only this process holds (a child closes them before the implementation starts):
-requests are length-prefixed marshal from outside, replies are one header line and three byte strings. (J2)
+requests are length-prefixed marshal from outside, replies are one header line and three byte strings. One
+request names the cases of a suite. They run back to back as long as each answers at once; after any other
+case this process waits to be told what the next ones may still use. (J2)
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import _signal  # type: ignore[import-not-found]
 import gc
 import marshal
 import os
-import resource
 import select
 import sys
 import time
@@ -33,11 +34,18 @@ SHARED_FOLDER = "/tmp"
 EXIT_SECONDS = 0.05  # between a complete answer and the process's own exit
 MAX_LEFTOVERS = 2000
 RESERVED_FD = 240  # of the answer pipe: honest code may close or count the lowest descriptors
+QUICK_SECONDS = 0.02  # less than until the judge's first sample: a case that it sampled is not quick
+QUIET_MS = 3  # in which only the end of a case wakes this process; its pipes hold what it writes until then
+MAX_CODE_BYTES = 2 << 20  # more than a case sends
+CODE_SIZE_BYTES = 8  # before the code, which is incomplete if its process ended
 
 
 def write_all(descriptor: int, data: bytes) -> None:
     while data:
         data = data[os.write(descriptor, data) :]
+
+
+set_handler = _signal.signal  # as it is before ``lock_down``
 
 
 def kill(send: Callable[[int, int], None], target: int) -> None:
@@ -49,16 +57,17 @@ def kill(send: Callable[[int, int], None], target: int) -> None:
 
 
 class CaseProcess:
-    """A running case: its process, its three pipes, and what has come out of them."""
+    """A running case: its process, its pipes, and what has come out of them."""
 
-    def __init__(
-        self, request: dict[str, Any], source: str, context: dict[str, Any], control: tuple[int, int]
-    ) -> None:
-        self.request, self.context, self.control = request, context, control[0]
+    def __init__(self, request: dict[str, Any], case: tuple[int, bytes], suite: LoadedSuite) -> None:
+        self.request, self.suite = request, suite
         self.nonce = os.urandom(NONCE_BYTES)
         self.received = {"answer": bytearray(), "violations": bytearray(), "output": bytearray()}
+        if suite.code is None:
+            self.received["code"] = bytearray()
         self.answer = self.received["answer"]
         self.printed = 0
+        self.cpu = 0.0  # seconds
         self.status: int | None = None
         self.killed = ""
         self.others = self.leftovers = 0  # processes besides the first: collected, and alive at the end
@@ -67,40 +76,55 @@ class CaseProcess:
         self.started = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
-            run_in_child(request, source, context, self.nonce, pipes, control)
+            run_in_child(request, case, suite, self.nonce, [write_end for _, write_end in pipes])
         for read_end, write_end in pipes:
             os.close(write_end)
             os.set_blocking(read_end, False)
 
     def watch(self) -> None:
         """Wait until the process has ended or has to be killed."""
-        deadline = self.started + self.request["wall"]
-        handle = os.pidfd_open(self.pid)
-        poll = select.poll()
-        for descriptor in (handle, *self.pipes):
-            poll.register(descriptor, select.POLLIN)
-        poll.register(self.control, 0)  # only its end is reported
+        handle, poll = os.pidfd_open(self.pid), self.suite.poll
+        poll.register(handle, select.POLLIN)
         try:
-            while self.status is None and not self.killed:
-                remaining = deadline - time.monotonic()
-                if remaining <= 0:
-                    self.killed = "" if self.complete() else "wall"
-                    break
-                self.receive(poll, min(remaining, 0.1))
+            # What it writes meanwhile is read at its end: waking up for each line costs more than a case.
+            if [(handle, select.POLLIN)] == poll.poll(QUIET_MS):
                 self.reap(os.WNOHANG)
-                if self.complete() and not self.killed:
-                    deadline = min(deadline, time.monotonic() + EXIT_SECONDS)
+            if self.status is None:
+                self._watch_closely(poll)
         finally:
+            poll.unregister(handle)
             os.close(handle)
 
-    def receive(self, poll: select.poll, seconds: float) -> None:
-        """Wait for the pipes and read them; exit with everything when the judge has ended."""
-        for descriptor, _ in poll.poll(seconds * 1000):
-            if descriptor == self.control:
-                self.finish()
-                exit_process(self.context)
-            if descriptor in self.pipes and not self.drain(descriptor):
+    def _watch_closely(self, poll: select.poll) -> None:
+        """Read the pipes while the process runs, and end it when it has used up its time."""
+        deadline = self.started + self.request["wall"]
+        open_pipes = list(self.pipes)
+        for descriptor in open_pipes:
+            poll.register(descriptor, select.POLLIN)
+        while self.status is None and not self.killed:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                self.killed = "" if self.complete() else "wall"
+                break
+            for descriptor in self.receive(poll, min(remaining, 0.1)):
                 poll.unregister(descriptor)
+                open_pipes.remove(descriptor)
+            self.reap(os.WNOHANG)
+            if self.complete() and not self.killed:
+                deadline = min(deadline, time.monotonic() + EXIT_SECONDS)
+        for descriptor in open_pipes:
+            poll.unregister(descriptor)
+
+    def receive(self, poll: select.poll, seconds: float) -> list[int]:
+        """Wait for the pipes and read them, and return those at their end; exit when the judge has ended."""
+        ended = []
+        for descriptor, _ in poll.poll(seconds * 1000):
+            if descriptor == self.suite.control[0]:
+                self.finish()
+                exit_process(self.suite.context)
+            if descriptor in self.pipes and not self.drain(descriptor):
+                ended.append(descriptor)
+        return ended
 
     def drain(self, descriptor: int) -> bool:
         """Read what a pipe holds; False once it is at its end."""
@@ -122,7 +146,8 @@ class CaseProcess:
             size, limit = self.printed, self.request["output"]
         else:
             buffer += piece
-            size, limit = len(buffer), self.request["answer"] + HEADER_BYTES
+            size = len(buffer)
+            limit = MAX_CODE_BYTES if name == "code" else self.request["answer"] + HEADER_BYTES
         if size > limit:
             self.killed = "output"
 
@@ -134,15 +159,16 @@ class CaseProcess:
         """Whether one whole answer has arrived."""
         return len(self.answer) >= HEADER_BYTES and len(self.answer) >= self.expected_size()
 
-    def reap(self, flags: int) -> None:
-        """Collect ended processes, if there are any."""
+    def reap(self, flags: int) -> bool:
+        """Collect ended processes, if there are any; False when none are left, ended or not."""
         while True:
             try:
-                pid, status = os.waitpid(-1, flags)
+                pid, status, usage = os.wait4(-1, flags)
             except ChildProcessError:
-                return
+                return False
             if pid == 0:
-                return
+                return True
+            self.cpu += usage.ru_utime + usage.ru_stime
             if pid == self.pid:
                 self.status = status
             else:
@@ -150,17 +176,17 @@ class CaseProcess:
 
     def finish(self) -> None:
         """Kill and collect everything the case started, then read the rest of the pipes."""
-        if os.getpid() == 1:
-            self.reap(os.WNOHANG)
+        if os.getpid() != 1:
+            kill(os.killpg, self.pid)
+            kill(os.kill, self.pid)
+            while self.status is None:
+                self.reap(0)
+        # An orphan becomes a child of this process: without children it is alone in its pid namespace.
+        elif self.reap(os.WNOHANG):
             ended = self.others
             kill(os.kill, -1)  # everything in this pid namespace but this process
             self.reap(0)
             self.leftovers = self.others - ended
-        else:
-            kill(os.killpg, self.pid)
-            kill(os.kill, self.pid)
-            while self.status is None:
-                self.status = os.waitpid(self.pid, 0)[1]
         for descriptor in self.pipes:
             self.drain(descriptor)
             os.close(descriptor)
@@ -179,33 +205,45 @@ class CaseProcess:
         return ("signal", -code) if code < 0 else ("exited", code)
 
 
+class LoadedSuite:
+    """An implementation and what is the same for all its cases."""
+
+    def __init__(self, request: dict[str, Any], context: dict[str, Any], control: tuple[int, int]) -> None:
+        self.source, self.files = request["source"], request["files"]
+        self.context, self.control = context, control
+        # Compiled by its first case, which ran nothing of it before; opaque here. None: not known yet.
+        self.code: bytes | None = None if self.files is None else b""
+        self.poll = select.poll()
+        self.poll.register(control[0], 0)  # only its end is reported
+
+
 def run_in_child(
     request: dict[str, Any],
-    source: str,
-    context: dict[str, Any],
+    case: tuple[int, bytes],
+    suite: LoadedSuite,
     nonce: bytes,
-    pipes: list[tuple[int, int]],
-    control: tuple[int, int],
+    write_ends: list[int],
 ) -> NoReturn:
-    """In the fork: keep three pipe ends and nothing else, then run the case."""
+    """In the fork: keep the pipes' write ends and nothing else, then run the case."""
     try:
-        for descriptor in (*control, *(read_end for read_end, _ in pipes)):
-            os.close(descriptor)
-        answer_fd, violations_fd = (os.dup2(pipes[n][1], RESERVED_FD + n, False) for n in (0, 1))
-        output = pipes[2][1]
+        answer, violations, output, *code = write_ends
+        os.dup2(answer, RESERVED_FD, False)
+        os.dup2(violations, RESERVED_FD + 1, False)
+        for descriptor in code:
+            os.dup2(descriptor, RESERVED_FD + 2, False)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        for _, write_end in pipes:
-            os.close(write_end)
+        os.closerange(3, RESERVED_FD)
         os.setsid()
+        context = suite.context
         if not context.get("scratch"):
             context["session_prctl"].install_filter()
-        folder = f"{request['scratch']}/case-{request['case']}"
+        folder = f"{request['scratch']}/case-{case[0]}"
         os.mkdir(folder, 0o700)
         os.chdir(folder)
-        _signal.signal(SIGINT, _signal.default_int_handler)
+        set_handler(SIGINT, _signal.default_int_handler)
         context["case_runner"].run(
-            source, request["plan"], nonce, answer_fd, violations_fd, request["limits"], context
+            suite, case[1], nonce, tuple(range(RESERVED_FD, RESERVED_FD + 2 + len(code))), request["limits"]
         )
     except BaseException as error:
         os.write(2, repr(error).encode()[:1000])
@@ -251,23 +289,46 @@ def clean_scratch(roots: tuple[str, ...]) -> None:
             continue  # not empty, see above
 
 
-def run_case(
-    request: dict[str, Any], source: str, context: dict[str, Any], control: tuple[int, int]
-) -> bytes:
-    """Run one case and encode its outcome as a reply."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    case = CaseProcess(request, source, context, control)
-    case.watch()
-    case.finish()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    clean_scratch(request["clean"])
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    wall = time.monotonic() - case.started
-    kind, code = case.outcome()
-    del case.answer[:HEADER_BYTES]
-    sizes = " ".join(str(len(part)) for part in case.received.values())
-    header = f"{kind} {code} {int(cpu * 1e6)} {int(wall * 1e6)} {case.printed} {sizes}\n"
-    return header.encode() + b"".join(case.received.values())
+def run_cases(request: dict[str, Any], suite: LoadedSuite, cases: list[tuple[int, bytes]]) -> None:
+    """Run the cases and reply to each, until one does anything but answer at once."""
+    wall, cpu, output = request["remaining"]
+    goes_on = True
+    while cases and goes_on:
+        case = CaseProcess(case_request(request, wall, cpu, output), cases.pop(0), suite)
+        case.watch()
+        case.finish()
+        clean_scratch(request["clean"])
+        seconds = time.monotonic() - case.started
+        wall, cpu, output = wall - max(case.cpu, seconds), cpu - case.cpu, output - case.printed
+        kind, code = case.outcome()
+        goes_on = bool(cases) and kind == "answered" and seconds < QUICK_SECONDS
+        goes_on = goes_on and min(wall, cpu) > QUICK_SECONDS and output > 0
+        if suite.code is None and kind == "answered":
+            suite.code = complete_code(case.received["code"])
+        write_all(suite.control[1], encode_reply(case, kind, code, seconds, goes_on))
+
+
+def case_request(request: dict[str, Any], wall: float, cpu: float, output: int) -> dict[str, Any]:
+    """Return the request with the limits of one case, by what all the rest may use."""
+    process = request["process_limits"] | {"RLIMIT_CPU": max(1, int(cpu) + 1)}
+    limits = {"answer": request["answer"], "process": process}
+    return request | {"wall": wall * request["wall_factor"], "output": output, "limits": limits}
+
+
+def complete_code(received: bytearray) -> bytes:
+    """Return the code that a case has sent, or nothing if it is not whole."""
+    size = int.from_bytes(received[:CODE_SIZE_BYTES], "big")
+    code = bytes(received[CODE_SIZE_BYTES:])
+    return code if len(code) == size else b""
+
+
+def encode_reply(case: CaseProcess, kind: str, code: int, seconds: float, goes_on: bool) -> bytes:
+    """Encode how a case ended, and whether the next one runs already."""
+    parts = [case.received[name] for name in ("answer", "violations", "output")]
+    del parts[0][:HEADER_BYTES]
+    sizes = " ".join([str(len(part)) for part in parts])
+    numbers = f"{code} {int(case.cpu * 1e6)} {int(seconds * 1e6)} {case.printed} {sizes} {int(goes_on)}"
+    return f"{kind} {numbers}\n".encode() + b"".join(parts)
 
 
 def preload(names: tuple[str, ...]) -> None:
@@ -293,7 +354,13 @@ def preload_packages(names: list[str]) -> None:
             continue
 
 
-def lock_down(case_filter: bytes) -> None:
+def prepare_filters(context: dict[str, Any]) -> None:
+    """Prepare the calls that install the filters of all cases and of each session."""
+    for name in ("case", "session"):
+        context[f"{name}_prctl"] = PreparedPrctl(context[f"{name}_filter"])
+
+
+def lock_down(prctl: PreparedPrctl) -> None:
     """Give up, for this process and all cases, what hides memory and CPU time from the judge.
 
     The kernel adds an ended child's CPU time to its parent only if that collects it. So the kernel's handler
@@ -302,8 +369,8 @@ def lock_down(case_filter: bytes) -> None:
     _signal.signal(SIGCHLD, _leave_children)
     _signal.siginterrupt(SIGCHLD, False)
     _signal.signal, _signal.getsignal = _set_handler, _get_handler
-    prctl = PreparedPrctl(case_filter)
-    prctl.call(PR_SET_THP_DISABLE, 1, 0)
+    if prctl.call(PR_SET_THP_DISABLE, 1) != 0:
+        raise OSError("huge pages cannot be disabled")
     prctl.install_filter()
 
 
@@ -317,15 +384,16 @@ class PreparedPrctl:
         fields = {"_fields_": (("length", _simple(self.native, "H")), ("code", _simple(self.native, "z")))}
         self.filter_type = type("Filter", (self.native.Structure,), fields)
         self.program = self.filter_type(len(filter_code) // 8, filter_code)
+        self.arguments = PR_SET_SECCOMP, SECCOMP_MODE_FILTER, self.native.byref(self.program), 0, 0
 
-    def call(self, option: int, *arguments: Any) -> None:
-        """Call it; raises ``OSError``."""
-        if self.native.call_cdeclfunction(self.prctl, (option, *arguments, 0, 0)) != 0:
-            raise OSError(f"prctl {option} failed")
+    def call(self, option: int, argument: int) -> int:
+        """Call it, and return 0 unless it failed."""
+        return self.native.call_cdeclfunction(self.prctl, (option, argument, 0, 0, 0))  # type: ignore[no-any-return]
 
     def install_filter(self) -> None:
-        """Let the kernel filter the system calls of this process and of what it starts from now on."""
-        self.call(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, self.native.byref(self.program))
+        """Let the kernel filter system calls of this process and its children; raises ``OSError``."""
+        if self.native.call_cdeclfunction(self.prctl, self.arguments) != 0:
+            raise OSError("the system call filter cannot be installed")
 
 
 def _simple(native: Any, kind: str) -> type:
@@ -397,6 +465,7 @@ def serve(context: dict[str, Any], control: tuple[int, int] | None = None) -> No
     if control is None:
         control = os.dup(0), os.dup(1)
         if not context.get("scratch"):
+            prepare_filters(context)
             limit_shared_memory()
         warm_up()
     null = os.open("/dev/null", os.O_RDWR)
@@ -410,8 +479,7 @@ def serve(context: dict[str, Any], control: tuple[int, int] | None = None) -> No
     if context.get("scratch"):
         os.mkdir(context["scratch"], 0o700)
     else:
-        lock_down(context["case_filter"])
-        context["session_prctl"] = PreparedPrctl(context["session_filter"])
+        lock_down(context["case_prctl"])
     try:
         write_all(control[1], b"ready\n")
         handle_requests(context, control)
@@ -422,24 +490,28 @@ def serve(context: dict[str, Any], control: tuple[int, int] | None = None) -> No
 
 def handle_requests(context: dict[str, Any], control: tuple[int, int]) -> None:
     """Handle one request after the other until their pipe closes."""
-    source, files = "", None
+    suite, cases = None, []
     with os.fdopen(control[0], "rb", closefd=False) as requests:
         while size := requests.read(4):
             request = marshal.loads(requests.read(int.from_bytes(size, "big")))
             if request["command"] == "load":
-                source, files, limits = request["source"], request["files"], request["limits"]
-                sys.path += request["paths"]
-                preload(request["preload"])
-                # Importing these is slow and must not count as a case's time.
-                if request["packages"]:
-                    preload_packages(request["packages"])
-                if files is not None:
-                    context["pytest_runner"].preload()
-                if files is not None or request["packages"]:
-                    warm_up()
-                    write_all(control[1], b"ready\n")
-                context["case_runner"].limit_process(limits)  # each case inherits them
-                continue
-            if files is not None:
-                request["plan"] = (*request["plan"], files)
-            write_all(control[1], run_case(request, source, context, control))
+                suite = load(request, context, control)
+            elif suite is not None:
+                cases += request["cases"]
+                run_cases(request, suite, cases)
+
+
+def load(request: dict[str, Any], context: dict[str, Any], control: tuple[int, int]) -> LoadedSuite:
+    """Prepare for the cases of an implementation what is not their own work."""
+    sys.path += request["paths"]
+    preload(request["preload"])
+    # Importing these is slow and must not count as a case's time.
+    if request["packages"]:
+        preload_packages(request["packages"])
+    if request["files"] is not None:
+        context["pytest_runner"].preload()
+    if request["files"] is not None or request["packages"]:
+        warm_up()
+        write_all(control[1], b"ready\n")
+    context["case_runner"].limit_process(request["limits"])  # each case inherits them
+    return LoadedSuite(request, context, control)

@@ -2,7 +2,7 @@
 
     with Sandbox.start(settings) as sandbox:
         sandbox.load(source)
-        outcome = sandbox.run_case(case.index, case.plan(), limits)
+        outcome = sandbox.run_case(case.index, case.inputs(), limits)
 
 A sandbox that lacks a layer is not used: ``start`` raises an error that names every missing layer. The
 layers (namespaces, seccomp mode, capabilities, uid) are read from the running process, from outside.
@@ -22,7 +22,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -58,7 +58,7 @@ _IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+(\w+)|import[ \t]+([\w., \t]+))", re.
 _VIOLATION = re.compile(r"(?:file|socket|memory|system call|process|tampering): [ -~]+$")
 _MAX_VIOLATION_LENGTH, _MAX_VIOLATIONS = 300, 20
 _KINDS = b"answered|forged|exited|signal|wall|output|processes"
-_HEADER = re.compile(rb"(" + _KINDS + rb")" + rb" (\d{1,18})" * 7)
+_HEADER = re.compile(rb"(" + _KINDS + rb")" + rb" (\d{1,18})" * 7 + rb" ([01])")
 FORGED_REPLY = "forgery: wrote to the judge's answer channel"
 
 
@@ -69,6 +69,10 @@ class Limits:
     wall: float
     cpu: float
     output: int
+
+    def without(self, outcome: CaseOutcome) -> Limits:
+        """Return what remains after a case."""
+        return Limits(self.wall - outcome.wall, self.cpu - outcome.cpu, self.output - outcome.printed)
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
     _buffer: bytearray = field(default_factory=bytearray)
     _finished_cpu: float = 0.0  # seconds, of the finished cases
     _imposed_wait: float = 0.0  # seconds in which the running case was ready while the machine ran others
+    _goes_on: bool = False  # the init process runs the next case without being asked
     _competes: bool = False  # the running case's own processes and threads use time beside its first thread
 
     # ---- lifecycle ----
@@ -193,24 +198,36 @@ class Sandbox(AbstractContextManager["Sandbox"]):
 
     def run_case(self, case: int, plan: tuple[Any, ...], remaining: Limits) -> CaseOutcome:
         """Run one case in a process of its own and wait for its outcome."""
+        return next(self.run_cases([(case, plan)], remaining))
+
+    def run_cases(
+        self, cases: Sequence[tuple[int, tuple[Any, ...]]], remaining: Limits
+    ) -> Iterator[CaseOutcome]:
+        """Run cases one after the other, each in a process of its own, and yield their outcomes.
+
+        They end early, after the first that did not answer at once. Those after it wait: continue with no
+        cases, and with what remains then.
+        """
         limits = self.settings.judge
-        answer = int(limits.output_mib * (1 << 20))
         scratch = str(self.scratch or SCRATCH)
         request = {
-            "command": "case",
-            "case": case,
-            "plan": plan,
+            "command": "cases",
+            "cases": [(case, marshal.dumps(plan)) for case, plan in cases],
+            "remaining": (remaining.wall, remaining.cpu, remaining.output),
             # The exact limit is enforced outside, where waiting for other processes is visible.
-            "wall": remaining.wall * MAX_WALL_FACTOR,
-            "output": remaining.output,
-            "answer": answer,
+            "wall_factor": MAX_WALL_FACTOR,
+            "answer": int(limits.output_mib * (1 << 20)),
             "processes": limits.processes,
             "scratch": scratch,
             "clean": (scratch,) if self.scratch else (SCRATCH, SHARED_MEMORY),
-            "limits": {"answer": answer, "process": _case_limits(self.settings, remaining)},
+            "process_limits": _process_limits(self.settings),
         }
         self._send(request)
-        return self._await_reply(remaining)
+        self._goes_on = True
+        while self._goes_on:
+            outcome = self._await_reply(remaining)
+            yield outcome
+            remaining = remaining.without(outcome)
 
     def _send(self, request: dict[str, Any]) -> None:
         try:
@@ -241,6 +258,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
             exceeded = exceeded or self._exceeded_limit(sampler.sample(), remaining, started)
             if exceeded:  # the init process then reports the end of the case and cleans up
                 sampler.send_signal(signal.SIGKILL)
+        self._goes_on = False
         out_of_memory = self.group is not None and self.group.was_killed_for_memory()
         return CaseOutcome("memory" if out_of_memory else "lost", wall=time.monotonic() - started)
 
@@ -284,11 +302,12 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         header = _HEADER.fullmatch(line)
         if not header:
             raise SandboxUnavailableError("its init process sent a malformed reply")
-        code, cpu, wall, printed, *sizes = map(int, header.groups()[1:])
+        code, cpu, wall, printed, *sizes, goes_on = map(int, header.groups()[1:])
         if len(body) < sum(sizes):
             return None
         answer, lines, output = map(io.BytesIO(body).read, sizes)
         del self._buffer[: len(line) + 1 + sum(sizes)]
+        self._goes_on = goes_on == 1
         imported, violations = _parse_violations(lines)
         self._finished_cpu += cpu / 1e6
         kind, text = header[1].decode("ascii"), output.decode("utf-8", "replace")
@@ -328,8 +347,7 @@ def _fixed_limits(settings: Settings) -> dict[str, int]:
     }
 
 
-def _case_limits(settings: Settings, remaining: Limits) -> dict[str, int]:
+def _process_limits(settings: Settings) -> dict[str, int]:
     """Return the limits of each process of a case that the init process does not have itself."""
-    limits = {"RLIMIT_CPU": max(1, int(remaining.cpu) + 1)}
     # The kernel counts threads, too, and honest code may have many; the sampler counts processes.
-    return limits | ({"RLIMIT_NPROC": 2 * settings.judge.processes} if settings.sandbox == "strict" else {})
+    return {"RLIMIT_NPROC": 2 * settings.judge.processes} if settings.sandbox == "strict" else {}

@@ -6,16 +6,18 @@ library only: also sent into the sandbox, where its files are modules of their o
 
 from __future__ import annotations
 
+import marshal
 import sys
 
 TYPE_CHECKING = False  # typing takes longer to import than everything else here together
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import ModuleType
+    from types import CodeType, ModuleType
     from typing import Any
 
 MARK = "# file: "
 MAX_FILES, MAX_PATH, MAX_FOLDERS = 100, 200, 10
+MAX_PACKED_BYTES = 1 << 20
 SOURCE_FOLDER = "src/"  # no part of a module's name
 # Names that stand for the whole program, or that pytest would run by itself.
 _RESERVED = ("implementation.py", "solution.py", "conftest.py")
@@ -148,16 +150,39 @@ class FileFinder:
         exec(code, module.__dict__)
 
 
-def run_source(source: str, module: ModuleType, filename: str) -> list[str]:
+def compile_source(source: str, filename: str) -> CodeType | None:
+    """Compile a source of one file; None for several."""
+    source = source.removeprefix("\ufeff")
+    return None if split_files(source) else compile(source, filename, "exec", dont_inherit=True)
+
+
+def pack_code(code: CodeType | None) -> bytes:
+    """Return the code as bytes that load as the same code, or nothing where they might not."""
+    try:
+        packed = b"" if code is None or not _keeps_order(code) else marshal.dumps(code)
+    except ValueError:  # nested too deep
+        return b""
+    return packed if len(packed) <= MAX_PACKED_BYTES else b""
+
+
+def _keeps_order(value: Any) -> bool:
+    """Whether a constant iterates like its copy: a set may not, and ``for x in {8, 0}`` holds one."""
+    if isinstance(value, tuple):
+        return all(map(_keeps_order, value))
+    return all(map(_keeps_order, getattr(value, "co_consts", ()))) and not isinstance(value, frozenset)
+
+
+def run_source(source: str, module: ModuleType, filename: str, code: CodeType | None = None) -> list[str]:
     """Run a source in ``module``, which gets the names of all files; return the names of their modules.
 
-    Of a name in several files, that of the last one counts. What ``module`` has before, each file has.
+    Of a name in several files, that of the last one counts. What ``module`` has before, each file has. The
+    ``code`` of a source that is compiled already runs as it is.
     """
-    files = split_files(source.removeprefix("\ufeff"))
-    if not files:
-        code = compile(source.removeprefix("\ufeff"), filename, "exec", dont_inherit=True)
+    code = code or compile_source(source, filename)
+    if code is not None:
         exec(code, module.__dict__)
         return []
+    files = split_files(source.removeprefix("\ufeff"))
     before = {key: value for key, value in vars(module).items() if not key.startswith("__")}
     finder = FileFinder(files, filename, before)
     sys.meta_path.insert(0, finder)

@@ -24,42 +24,48 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 NEW_NAMESPACES = 0x20000 | 0x4000000 | 0x8000000 | 0x10000000 | 0x20000000 | 0x40000000
+SYS_CLONE = {"x86_64": 56, "aarch64": 220, "arm64": 220}
 NOSUID_NODEV = 2 | 4
-PR_SET_SECCOMP, SECCOMP_MODE_FILTER, PR_CAPBSET_DROP = 22, 2, 24
-CAPABILITY_VERSION_3 = 0x20080522
+PR_CAPBSET_DROP = 24
+CAPABILITY_HEADER = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3, this process
+NO_CAPABILITIES = (ctypes.c_uint32 * 6)()
 SPARE_SECONDS = 0.1
 CONTROL_FD = 16  # the sandbox's pipe ends move to this descriptor and the next; the others are closed
 
-libc = ctypes.CDLL(None, use_errno=True)
-
-
-class Filter(ctypes.Structure):
-    """The kernel's ``struct sock_fprog``."""
-
-    _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_char_p))
+libc = ctypes.PyDLL(None, use_errno=True)  # looked up once, before forks
+clone, mount, capset = libc.syscall, libc.mount, libc.capset
 
 
 def check_syscall(result: int, name: str) -> None:
-    if result != 0:
+    if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
+
+
+def fork_into_namespaces() -> int:
+    """Fork like ``os.fork``; the child is pid 1 of new namespaces. Raises ``OSError``."""
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid: int = clone(SYS_CLONE[os.uname().machine], NEW_NAMESPACES | _signal.SIGCHLD, 0, 0, 0, 0)
+    (ctypes.pythonapi.PyOS_AfterFork_Parent if pid else ctypes.pythonapi.PyOS_AfterFork_Child)()
+    check_syscall(pid, "clone")
+    return pid
 
 
 class ForkedSandbox:
     """A forked sandbox: its process and the judge's ends of its pipes."""
 
     def __init__(self, context: dict[str, Any]) -> None:
-        requests, replies, pids = os.pipe(), os.pipe(), os.pipe()
-        if os.fork() == 0:
-            enter_sandbox(context, requests[0], replies[1], pids[1])
-        for descriptor in (requests[0], replies[1], pids[1]):
+        requests, replies = os.pipe(), os.pipe()
+        self.descriptors, self.error = [requests[1], replies[0]], b""
+        try:
+            pid = fork_into_namespaces()
+            if pid == 0:
+                enter_sandbox(context, requests[0], replies[1])
+            self.descriptors.append(os.pidfd_open(pid))
+        except OSError as error:
+            self.error = repr(error).encode()[:300]
+        for descriptor in (requests[0], replies[1]):
             os.close(descriptor)
-        self.descriptors = [requests[1], replies[0]]
-        number = os.read(pids[0], 20)
-        os.close(pids[0])
-        if number.isdigit():
-            self.descriptors.append(os.pidfd_open(int(number)))
-        self.error = b"" if number.isdigit() else os.read(replies[0], 300)
 
     def close(self) -> None:
         """Close the pipes; an init process ends when its request pipe does."""
@@ -73,26 +79,19 @@ class ForkedSandbox:
         self.close()
 
 
-def enter_sandbox(context: dict[str, Any], requests: int, replies: int, pids: int) -> NoReturn:
-    """In a fork: enter new namespaces; a second fork is pid 1 in them and becomes the init process."""
+def enter_sandbox(context: dict[str, Any], requests: int, replies: int) -> NoReturn:
+    """In the fork: give up what only a worker needs, and become the init process."""
     try:
-        check_syscall(libc.unshare(NEW_NAMESPACES), "unshare")
         _map_ids(context["proc"])
-        for folder, size in context["tmpfs"]:
-            options = f"mode=1777,size={size}".encode()
-            check_syscall(libc.mount(b"tmpfs", folder.encode(), b"tmpfs", NOSUID_NODEV, options), "mount")
+        for folder, options in context["tmpfs"]:
+            check_syscall(mount(b"tmpfs", folder, b"tmpfs", NOSUID_NODEV, options), "mount")
         os.chdir("/tmp")
-        pid = os.fork()
-        if pid:
-            os.write(pids, str(pid).encode())
-            os._exit(0)
         control = os.dup2(requests, CONTROL_FD, False), os.dup2(replies, CONTROL_FD + 1, False)
         os.closerange(3, CONTROL_FD)
         os.closerange(CONTROL_FD + 2, 256)
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-        _drop_capabilities()
-        filter_ = Filter(len(context["filter"]) // 8, context["filter"])
-        check_syscall(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(filter_), 0, 0), "seccomp")
+        _drop_capabilities(context["sandbox_prctl"])
+        context["sandbox_prctl"].install_filter()
         context["init_process"].serve(context, control)
     except BaseException as error:
         os.write(replies, repr(error).encode()[:300])
@@ -112,12 +111,11 @@ def _map_ids(proc: int) -> None:
         os.close(descriptor)
 
 
-def _drop_capabilities() -> None:
+def _drop_capabilities(prctl: Any) -> None:
     capability = 0
-    while libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0:
+    while prctl.call(PR_CAPBSET_DROP, capability) == 0:
         capability += 1
-    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    check_syscall(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+    check_syscall(capset(CAPABILITY_HEADER, NO_CAPABILITIES), "capset")
 
 
 def serve(context: dict[str, Any]) -> NoReturn:
@@ -126,6 +124,9 @@ def serve(context: dict[str, Any]) -> NoReturn:
     context["proc"] = os.open(context["proc"], os.O_RDONLY | os.O_DIRECTORY)
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # the kernel collects the ended children
+    context["tmpfs"] = [(name.encode(), f"mode=1777,size={size}".encode()) for name, size in context["tmpfs"]]
+    context["sandbox_prctl"] = context["init_process"].PreparedPrctl(context["filter"])
+    context["init_process"].prepare_filters(context)
     context["init_process"].preload(context["preload"])
     context["init_process"].limit_shared_memory()
     context["init_process"].warm_up()

@@ -166,23 +166,24 @@ def _run_cases(
     violations: list[str] = []
     raised = RaisedClasses(suite.cases, implementation, suite.files)
     sandbox.load(implementation, suite.files if suite.kind == "pytest" else None)
-    for case in suite.cases:
+    requested = [(case.index, case.inputs()) for case in suite.cases]
+    while len(results) < len(suite.cases):
         if limit := _find_exhausted_limit(remaining):
-            last = next((result.case for result in reversed(results) if result.verdict != "not_run"), None)
+            last = results[-1].case if results else None
             detail = f"the implementation's {limit} was used up by case {last}"
-            results.append(CaseResult(case.index, "not_run", detail))
-            continue
-        outcome = sandbox.run_case(case.index, case.inputs(), remaining)
-        if outcome.kind == "lost":
-            raise SandboxUnavailableError(f"its init process ended during case {case.index}")
-        remaining = Limits(
-            remaining.wall - outcome.wall, remaining.cpu - outcome.cpu, remaining.output - outcome.printed
-        )
-        result = classify_case(case, outcome, limits, raised)
-        if is_suite_wide_failure(outcome):
-            return [replace(result, case=other.index) for other in suite.cases], list(outcome.violations)
-        results.append(result)
-        violations += outcome.violations
+            results += [CaseResult(case.index, "not_run", detail) for case in suite.cases[len(results) :]]
+            break
+        for outcome in sandbox.run_cases(requested, remaining):
+            case = suite.cases[len(results)]
+            if outcome.kind == "lost":
+                raise SandboxUnavailableError(f"its init process ended during case {case.index}")
+            remaining = remaining.without(outcome)
+            result = classify_case(case, outcome, limits, raised)
+            if is_suite_wide_failure(outcome):
+                return [replace(result, case=other.index) for other in suite.cases], list(outcome.violations)
+            results.append(result)
+            violations += outcome.violations
+        requested = []
     return results, violations
 
 

@@ -300,3 +300,22 @@ def test_latency_is_measured_alternately_and_each_item_keeps_its_fastest_respons
     assert candidate.per_response == [8.0, 8.0, 8.0]
     assert production.per_response == [8.0, 8.0, 8.0]
     assert candidate.per_token == [2.0] * 3
+
+
+def test_an_item_is_measured_again_until_the_fastest_responses_of_both_versions_agree() -> None:
+    seconds = {"v2": iter([8.0, 8, 8, 8.2, 30, 8]), "v1": iter([9.0, 30, 9.1, 9, 31])}
+    counts = {"v2": 0, "v1": 0}
+
+    def make_subject(name: str) -> EvaluatedVersion:
+        def generate(sources: Sequence[str], batch_size: int) -> list[FakeResponse]:
+            counts[name] += 1
+            return [FakeResponse("x", latency_ms=next(seconds[name]))]
+
+        return EvaluatedVersion(make_version(name, name), generate)
+
+    subjects = [make_subject("v2"), make_subject("v1")]
+    candidate, production = paired_evaluation.measure_latency(
+        subjects, items("1", "2").items, rounds=3, warmup=0
+    )
+    assert counts == {"v2": 5, "v1": 5}  # the second item's third response decides
+    assert (candidate.per_response, production.per_response) == ([8.0, 8.0], [9.0, 9.0])

@@ -428,13 +428,13 @@ def test_a_killed_judge_takes_its_sandbox_along(number, tmp_path):
 
 
 def test_an_init_process_that_dies_gives_no_verdict(settings, monkeypatch):
-    original = Sandbox.run_case
+    original = Sandbox.run_cases
 
-    def run_case(self, *args):
+    def run_cases(self, *args):
         self.running.init_process.kill()
         return original(self, *args)
 
-    monkeypatch.setattr(Sandbox, "run_case", run_case)
+    monkeypatch.setattr(Sandbox, "run_cases", run_cases)
     before = snapshot()
     result = run_suite(PLAIN, parse_suite(SUITE), settings)
     assert result.test_pass_rate is None
@@ -447,8 +447,9 @@ def test_a_reply_that_makes_no_sense_gives_no_verdict(settings):
         for data in (
             b"answered x\n",
             b"\xff\xff\n",
-            b"answered 0 0 0 0 -5 0 0\n",
-            b"nonsense 0 0 0 0 0 0 0\n",
+            b"answered 0 0 0 0 -5 0 0 0\n",
+            b"answered 0 0 0 0 0 0 0 2\n",
+            b"nonsense 0 0 0 0 0 0 0 0\n",
         ):
             sandbox._buffer[:] = data
             with pytest.raises(SandboxUnavailableError):

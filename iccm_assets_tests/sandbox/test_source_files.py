@@ -7,9 +7,11 @@ import pytest
 from iccm_assets.sandbox.source_files import (
     MAX_FILES,
     SourceFilesError,
+    compile_source,
     is_test_path,
     join_files,
     module_name,
+    pack_code,
     split_files,
 )
 from iccm_assets.settings import Settings
@@ -157,3 +159,16 @@ def test_a_suite_is_recorded_from_several_files(settings: Settings) -> None:
 def test_files_that_do_not_fit_together(files: dict[str, str], verdict: str, settings: Settings) -> None:
     result = judge(join_files(files), [{"call": "f", "args": [], "expect": 1}], settings)
     assert [case.verdict for case in result.results] == [verdict], result.results
+
+
+@pytest.mark.parametrize(
+    ("source", "packed"),
+    [
+        ("def f():\n    return (1, 'a')\n", True),
+        ("def f(n):\n    return n in {8, 0}\n", False),  # a copy of the set may have another order
+        (f"x = '{'a' * (1 << 20)}'", False),
+        (SHOP, False),
+    ],
+)
+def test_a_source_is_compiled_once_where_its_code_can_be_copied(source: str, packed: bool) -> None:
+    assert bool(pack_code(compile_source(source, "x.py"))) == packed

@@ -240,6 +240,29 @@ def test_the_same_source_gets_the_same_hash_seed_every_time(settings):
     assert len({run_suite(source, suite, settings).results[0].detail for _ in range(3)}) == 1
 
 
+def test_cases_do_not_depend_on_the_quick_and_slow_ones_before_them(settings):
+    source = """
+        import time
+        calls = []
+        def order():
+            calls.append(1)
+            return [number for number in {8, 0}], len(calls)
+        def slow():
+            time.sleep(0.04)
+            return order()
+    """
+    cases = [{"call": name, "expect": {"$tuple": [[8, 0], 1]}} for name in ("order", "order", "slow") * 2]
+    assert verdicts(source, cases, settings) == ["passed"] * 6
+
+
+def test_a_limit_used_up_between_quick_cases_ends_the_suite(settings):
+    source = "import os\ndef f(n):\n    text = b'x' * n\n    while text: text = text[os.write(1, text):]\n"
+    cases = [{"call": "f", "args": [size], "expect": None} for size in (1, 600_000, 448_575, 1, 1)]
+    result = run_suite(source, parse_suite({"kind": "cases", "cases": cases}), settings)
+    assert [case.verdict for case in result.results] == ["passed"] * 3 + ["not_run"] * 2
+    assert result.results[-1].detail == "the implementation's output was used up by case 2"
+
+
 def test_inside_there_is_no_environment_and_no_host_file(settings, monkeypatch):
     monkeypatch.setenv("PLANTED_SECRET", "s3cret")
     source = """
