@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 import uvicorn
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from iccm_assets.capture.session_ownership import SessionOwner
 from iccm_assets.db.database import create_engine_for
@@ -151,6 +152,7 @@ class _GatewayProcess:
         limits = settings.gateway
         self._settings = settings
         self._engine: Engine | None = None
+        self._lookups: Connection | None = None
         self.models, self.tokens = ModelPool(load), TokenStore()
         self.collector = DatabaseCollector(self.engine, settings)
         self.metrics = Metrics(self.collector)
@@ -209,9 +211,26 @@ class _GatewayProcess:
     def _load_owners(self, sessions: Sequence[str]) -> Mapping[str, SessionOwner]:
         if not self.sync.connected:
             return {}
-        # Without a transaction, it is one round trip.
-        with self.engine().connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
-            return load_owners(conn, sessions)
+        try:
+            return load_owners(self._open_lookups(), sessions)
+        except DBAPIError as error:
+            lookups, self._lookups = self._lookups, None
+            if lookups is not None:
+                lookups.invalidate()
+                lookups.close()
+            if not error.connection_invalidated:
+                raise
+            return load_owners(self._open_lookups(), sessions)  # it had died since the last one
+
+    def _open_lookups(self) -> Connection:
+        """Return the connection that is kept for look-ups, of which there is one at a time.
+
+        Without a transaction, and without the check of a pooled connection, a look-up is one round trip.
+        """
+        engine = self.engine()
+        if self._lookups is None or self._lookups.engine is not engine:
+            self._lookups = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        return self._lookups
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
