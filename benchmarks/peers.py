@@ -49,14 +49,16 @@ class Worker:
         self._process = subprocess.Popen(
             command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ
         )
-        self.versions[peer] = json.loads(self._read())
+        if (release := json.loads(self._read())) is None:
+            raise FileNotFoundError(f"{peer} is not installed")
+        self.versions[peer] = release
 
     @classmethod
     def start(cls, peer: str, *arguments: str) -> Worker | None:
         """Return a worker that is ready; None if the peer is not installed."""
         try:
             return cls(peer, *arguments)
-        except (OSError, EOFError):
+        except FileNotFoundError:
             return None
 
     def __call__(self) -> Measured:
@@ -81,7 +83,11 @@ def main() -> None:
     peer, *arguments = sys.argv[1:]
     with os.fdopen(os.dup(1), "w", buffering=1) as replies:
         os.dup2(2, 1)  # what the peer prints is no reply
-        work = PEERS[peer](*arguments)
+        try:
+            work = PEERS[peer](*arguments)
+        except ImportError:
+            replies.write("null\n")
+            return
         replies.write(json.dumps(version(peer)) + "\n")
         for _ in sys.stdin:
             replies.write(json.dumps(vars(measure(work))) + "\n")

@@ -113,6 +113,7 @@ def plot_ratios(outcomes: Sequence[Outcome], directory: Path) -> None:
     axes.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.axvline(1, color="gray", linewidth=0.5)
     axes.set_xlabel("times as fast as the other one; line: lowest and highest of a round; bar: target")
     for kind in ("svg", "png"):
