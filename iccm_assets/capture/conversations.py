@@ -24,6 +24,7 @@ from iccm_assets.capture.prepared_conversations import (
     sha256_of_source,
     validate_user_id,
 )
+from iccm_assets.capture.redaction.redact import count_placeholders
 from iccm_assets.capture.session_ownership import SessionOwner, may_write, merge_owner
 from iccm_assets.errors import InputError, OperationNotAllowedError, SessionOwnershipError
 from iccm_assets.settings import Settings, get_settings
@@ -109,15 +110,18 @@ def _store_rows(
     return ids
 
 
-def preview_conversation(conversation: Conversation, settings: Settings) -> tuple[Exchange, str | None]:
-    """Return what storing a conversation would extract: its example, and the origin of its suite if any.
+def preview_conversation(
+    conversation: Conversation, settings: Settings
+) -> tuple[Exchange, str | None, dict[str, int]]:
+    """Return what storing a conversation would extract: its example, its suite's origin and placeholders.
 
-    Both come from its sanitized and redacted texts.
+    All come from its sanitized and redacted texts.
 
     Raises ``InputError`` where ``store_conversation`` does for the conversation alone.
     """
     prepared = prepare_conversation(conversation, settings)
-    return prepared.exchange, prepared.values["test_suite_origin"]
+    suite, origin = (prepared.values[name] for name in ("test_suite", "test_suite_origin"))
+    return prepared.exchange, origin, count_placeholders(suite)
 
 
 def erased_session_key(session_id: str) -> str:

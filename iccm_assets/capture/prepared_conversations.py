@@ -11,7 +11,7 @@ from typing import Any
 from iccm_assets.capture.collected_suites import collect_suite
 from iccm_assets.capture.extraction import Exchange, extract_exchange, extract_exchanges
 from iccm_assets.capture.messages import ChatMessage, FilePart, holds_only_words, parse_messages
-from iccm_assets.capture.redaction.redact import pseudonymize_user_id, redact_document
+from iccm_assets.capture.redaction.redact import count_placeholders, pseudonymize_user_id, redact_document
 from iccm_assets.capture.sanitizing import Sanitizer, to_json
 from iccm_assets.db.tables.capture import ARMS, ORIGINS
 from iccm_assets.db.tables.suites import SUITE_ORIGINS
@@ -22,6 +22,8 @@ from iccm_assets.settings import Settings
 MAX_ID_LENGTH = 512
 # An erased session's row is found by the hash of its session id, which itself is deleted.
 ERASED_PREFIX = "erased:"
+# The counts of placeholders in a conversation's suite, as its metadata.
+SUITE_PLACEHOLDERS = "redacted_in_suite"
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ def prepare_conversation(conversation: Conversation, settings: Settings) -> Prep
         suite = sanitizer.clean_suite(suite)  # the files of the repository are as they were
         suite = redact_document(suite)[0] if settings.capture.redact else suite
         origin = "collected"
+    metadata = _note_suite_placeholders(metadata, suite)
     source_sha256 = sha256_of_source(exchange.source)
     values: dict[str, Any] = {
         "session_id": conversation.session_id,
@@ -180,6 +183,13 @@ def prepare_conversation(conversation: Conversation, settings: Settings) -> Prep
     row = PreparedConversation(values, exchange, tuple(responses), parts["comment"])
     _check_size(row, settings.capture.max_conversation_mib)
     return row
+
+
+def _note_suite_placeholders(metadata: dict[str, Any], suite: Any) -> dict[str, Any]:
+    """Return the metadata with what redaction replaced in the suite: an expected value may have changed."""
+    others = {name: value for name, value in metadata.items() if name != SUITE_PLACEHOLDERS}
+    counts = count_placeholders(suite)
+    return {**others, SUITE_PLACEHOLDERS: counts} if counts else others
 
 
 def _sanitize(sanitizer: Sanitizer, conversation: Conversation) -> dict[str, Any]:

@@ -31,6 +31,7 @@ _ATTACHED_SUITE = {
     "status": "unmeasured",
     "reason": "the tests of the record; they are measured before the first score",
 }
+_SUITES: dict[str | None, dict[str, Any]]
 _SUITES = {None: _NO_SUITE, "attached": _ATTACHED_SUITE, "collected": _COLLECTED_SUITE}
 
 
@@ -115,9 +116,17 @@ def preview_to_json(session: SessionPreview) -> dict[str, Any]:
         "session_id": session.session_id,
         "source_code": session.exchange.source,
         "requirements": session.exchange.requirements,
-        "suite": _SUITES[session.suite_origin],
+        "suite": _describe_suite(session),
         "reason": session.exchange.reason,
     }
+
+
+def _describe_suite(session: SessionPreview) -> dict[str, Any]:
+    suite = dict(_SUITES[session.suite_origin])
+    if session.suite_placeholders:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in session.suite_placeholders.items())
+        suite["reason"] += f"; redaction replaced values in it ({kinds}), so a test may fail"
+    return suite
 
 
 def preview_to_row(session: SessionPreview) -> dict[str, Any]:

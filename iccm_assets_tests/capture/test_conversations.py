@@ -252,7 +252,7 @@ def test_a_secret_identified_in_one_place_is_replaced_in_all_of_them(engine):
     stored = str(all_rows(engine))
     assert SECRET not in stored and "jane" not in stored
     ((metadata, user),) = rows(engine, t.conversations, "metadata", "user_id")
-    assert metadata["redacted"] == {"PASSWORD": 10}
+    assert metadata["redacted"] == {"PASSWORD": 10} and metadata["redacted_in_suite"] == {"PASSWORD": 1}
     assert metadata["source_code"] == "password = '<PASSWORD>'"
     assert (metadata["<PASSWORD>"], metadata["<PASSWORD> "]) == (["<PASSWORD>"], 1)
     assert set(rows(engine, t.requirements, "kind", "text", "test_suite")[0][2]["cases"][0]["args"]) == {

@@ -147,7 +147,9 @@ def test_a_text_is_read_again_only_after_a_change_and_never_if_it_is_too_short(m
 
 
 def test_a_text_that_changes_in_every_round_is_given_up_after_six(monkeypatch):
-    monkeypatch.setattr("iccm_assets.capture.redaction.redact.replace_spans", lambda text, spans: f"{text}.")
+    monkeypatch.setattr(
+        "iccm_assets.capture.redaction.redact.replace_spans", lambda text, spans, place: f"{text}."
+    )
     assert redact("nothing") == "nothing......"
 
 
@@ -156,8 +158,8 @@ def test_a_text_that_changes_in_every_round_is_given_up_after_six(monkeypatch):
     [
         # What a replacement brings together is replaced as well.
         ("to jane@mail.example.org.u9@bjya.io", "to <EMAIL><EMAIL>"),
-        # Of an AWS secret what identifies it stays; a token of another service goes as a whole.
-        ("aws_key = '" + "Ab1/" * 10 + "'", "aws_key = '<AWS_ACCESS_KEY>'"),
+        # Of a secret that its name identifies the name stays.
+        ("aws_key = '" + "Ab1/" * 10 + "'", "aws_key = '<AWS_SECRET_KEY>'"),
         # The shortest text that can be redacted.
         ("a@b.cd", "<EMAIL>"),
         # A file or a repository is no address.

@@ -230,6 +230,15 @@ def test_a_dry_run_shows_the_same_of_every_format(run, tmp_path):
         "suite"
     ]
     assert (suite["origin"], suite["status"]) == ("attached", "unmeasured")
+    mail = {
+        "kind": "cases",
+        "cases": [{"call": "add", "args": ["jane@acme.io", ""], "expect": "jane@acme.io"}],
+    }
+    record = chat(ask(ADD), ADD_REQUIREMENTS, session_id="p", tests=mail)
+    suite = json.loads(run("openai", write_records(tmp_path / "c.jsonl", record), "--dry-run", "--json"))[
+        "suite"
+    ]
+    assert suite["reason"].endswith("redaction replaced values in it (EMAIL 2), so a test may fail")
 
 
 def test_tests_that_a_tool_of_codex_wrote_are_the_suite(run, tmp_path):

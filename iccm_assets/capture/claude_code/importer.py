@@ -7,7 +7,8 @@ only new content changes a row. (C2)
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Connection, Engine, text
@@ -68,6 +69,7 @@ class SessionPreview:
     session_id: str
     exchange: Exchange
     suite_origin: str | None = None
+    suite_placeholders: Mapping[str, int] = field(default_factory=dict)
 
 
 class TranscriptImporter:
@@ -243,11 +245,11 @@ class TranscriptPreview:
                 session_id, limit_state(state, self._settings), user_id, {}, details=details
             )
             conversation = replace(conversation, repository=self._repository)
-            exchange, suite_origin = preview_conversation(conversation, self._settings)
+            exchange, suite_origin, placeholders = preview_conversation(conversation, self._settings)
         except InputError as error:
             return SessionPreview(session_id, Exchange(None, None, error.detail or str(error)))
         exchange = replace(exchange, reason=explain(exchange, state))
-        return SessionPreview(session_id, exchange, suite_origin)
+        return SessionPreview(session_id, exchange, suite_origin, placeholders)
 
 
 def _merge(

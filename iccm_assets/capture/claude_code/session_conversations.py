@@ -45,7 +45,7 @@ def make_conversation(
         parse_suite(details.test_suite)
     values = {name: getattr(details, name) for name in ATTACHED_NAMES}
     attached = {name: value for name, value in values.items() if value is not None}
-    replaced = {"cleaned", "redacted", "source_code", "requirements", "attached"}
+    replaced = {"cleaned", "redacted", "redacted_in_suite", "source_code", "requirements", "attached"}
     kept = {key: value for key, value in metadata.items() if key not in replaced}
     return Conversation(
         session_id=session_id,

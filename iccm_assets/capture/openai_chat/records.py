@@ -23,7 +23,8 @@ _RESPONSE_ID = re.compile(r"(?:chatcmpl|cmpl|resp|gen|msg|req|batch_req)[-_]")
 _MIN_MILLISECONDS = 100_000_000_000  # as seconds: in the year 5138
 # Keys of the metadata that an import writes itself.
 _RESERVED = frozenset(
-    {"turns", "transcript", "attached", "cleaned", "redacted", "source_code", "requirements", "completed"}
+    {"turns", "transcript", "attached", "cleaned", "redacted", "redacted_in_suite", "source_code"}
+    | {"requirements", "completed"}
 )
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 
 from iccm_assets.capture.redaction.rules import Span
-from iccm_assets.capture.redaction.token_secrets import has_high_entropy, is_keyboard_mash
+from iccm_assets.capture.redaction.token_secrets import has_high_entropy, is_keyboard_mash, is_mixed
 
 # Stems, lower case, by the kind of a value under such a name.
 _STEMS = {
@@ -23,20 +24,32 @@ _STEMS = {
     ),
     "TOKEN": "token jwt 令牌 トークン токен jeton",
     "SECRET": "secret credential секрет geheimnis csrf xsrf sessionid session_id sessid",
-    "API_KEY": "apikey 密钥 密鑰 秘钥 ключ",
+    "API_KEY": "apikey apiキー 密钥 密鑰 秘钥 ключ",
 }
 _PHRASES = {"mot de passe": "PASSWORD", "كلمة المرور": "PASSWORD"}
 _WHOLE = {"pass": "PASSWORD", "pw": "PASSWORD", "parole": "PASSWORD", "bearer": "TOKEN", "pat": "TOKEN"}
 _WHOLE |= {"auth": "SECRET", "authorization": "SECRET", "creds": "SECRET", "salt": "SECRET", "sid": "SECRET"}
+_WHOLE |= {"psk": "PASSWORD"}
 _WHOLE |= {"clave": "API_KEY", "schlüssel": "API_KEY", "clé": "API_KEY", "key": "API_KEY"}
 _KINDS = {stem: kind for kind, stems in _STEMS.items() for stem in stems.split()} | _PHRASES | _WHOLE
-# A flat alternation of literals: the regex engine skips to their first letters.
-_NAME = re.compile("|".join(map(re.escape, sorted(_KINDS, key=len, reverse=True))))
+
+
+def _compile_names(names: Iterable[str]) -> re.Pattern[str]:
+    """Compile a pattern for any of these texts, by first letters: most positions then fail at once."""
+    by_letter: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(names, key=len, reverse=True):
+        by_letter[name[0]].append(re.escape(name[1:]))
+    groups = (f"{re.escape(letter)}(?:{'|'.join(ends)})" for letter, ends in by_letter.items())
+    return re.compile("|".join(groups))
+
+
+_NAME = _compile_names(_KINDS)
+_ASCII_NAME = _compile_names(filter(str.isascii, _KINDS))
 # "key" alone is usually the key of a table; after these words it is a secret.
 _SECRET_KEY_PREFIX = re.compile(
     r"(?:api|app|access|secret|private|signing|encryption|account|master|auth|service|licen[sc]e|deploy|session"
     r"|storage|consumer|client|shared|admin|webhook|hmac|subscription|ingest(?:ion)?|integration|project|write"
-    r"|jwt|aes|crypto|fernet|[a-z0-9]{2,20}(?=_))[-_ ]?(?:access[-_ ]?)?$"
+    r"|jwt|aes|crypto|fernet|[a-z0-9]{2,20}(?=[_-]))[-_. ]?(?:access[-_ ]?)?$"
 )
 # Suffixes of names that describe a secret and hold none: its file, its length, its header.
 _DESCRIPTIVE_SUFFIX = re.compile(
@@ -49,17 +62,38 @@ _OTHER_KEY_PREFIX = re.compile(
     r"|next|page|continuation|eof|end|start|sep|pad|unk|mask|bos|eos|cls"
     r"|map|meta|registry|hot|short|arrow|natural)[-_ ]?$"
 )
+# An annotation between a name and its value, of Python, Rust and C#.
+_ANNOTATION = (
+    r":[ \t]?[A-Za-z_&](?:[^\n\"'#()=]|\([^\n()\"']{0,60}\)){0,80}=(?=[ \t]?(?:[\"']|[A-Z]?[a-z]\w{0,10}\())"
+    r"|\{[ \w;]{0,30}\}[ \t]?=|(?<=\w)(?:[ \t][Aa]s)?[ \t][A-Za-z]\w{0,15}[ \t]?=(?=[ \t]?[\"'])"
+)
+# Behind this, too, a literal is the value: SecretStr('…'), Field(default='…'), getpass() or '…'.
+_BEFORE_LITERAL = (
+    r"(?:(?:(?:Secret(?:Str|Bytes)?|[Ff]ield|str|bytes|Some|(?:bytes\.)?fromhex|(?:binascii\.)?unhexlify"
+    r"|(?:base64\.)?b64decode)\(\s{0,20}(?:default=\s?)?){1,2}(?=[rbfu]?[\"'])"
+    r"|\(\s{1,20}(?=[rbfu]?[\"'])"
+    r"|[\w.]{1,60}(?:\([^()\n]{0,80}\))?[ \t](?:or|\|\||\?\?)[ \t](?=[rbfu]?[\"'`]))?"
+)
+# Of an option's declaration, and of a variable of Terraform.
+_DEFAULT = (
+    r",\s{0,20}(?:\w{1,20}=[\w.\[\]\"' -]{1,40},\s{0,20}){0,4}default=\s?(?=[rbfu]?[\"'])"
+    r"|[ \t]?\{[^{}\"']{0,120}?\bdefault\s{0,10}=\s{0,4}(?=\")"
+    r"|[ \t]?\|[ \t]?default\([ \t]?(?=[\"'])"
+    r"|:[ \t]{0,4}\n(?:[ \t]{1,12}[A-Z]\w{1,20}: [^\n]{0,60}\n){0,4}?[ \t]{1,12}Default:[ \t]{1,4}(?=\S)"
+)
 _ASSIGN = re.compile(
     r"(?:\\{0,3}[\"'`*]{1,3})?[\])]?"
-    r"(?:[ \t]{0,8}(?P<eq>:[ \t]?[A-Za-z_][\w\[\]., |]{0,40}=(?=[ \t]?[\"'])|:=|=>|->|==|!=|=|:|：)[ \t]{0,8}"
-    r"|[ \t]{0,4}(?P<call>[,(])\s{0,8}|(?P<xml>>)"
+    rf"(?:(?P<default>{_DEFAULT}|[ \t](?:\|\||\?\?|or)[ \t](?=[\"'`]))"
+    rf"|[ \t]{{0,40}}(?P<eq>{_ANNOTATION}|:=|:-|=>|->|<-|==|!=|=|:|：)[ \t]{{0,8}}"
+    rf"(?:[|>][-+]?\n[ \t]{{1,20}})?{_BEFORE_LITERAL}"
+    r"|[ \t]{0,4}(?P<call>[,({])\s{0,8}[\[(]?|(?P<xml>>)"
     r"|,?\s{1,40}(?:-\s)?\\{0,3}[\"']?(?:value|content)\\{0,3}[\"']?\s{0,4}(?P<value>[=:])\s{0,4}"
     r"|(?P<prose>[ \t]{0,3}(?:[ \t]for[ \t](?:[\w.-]{1,30}[ \t]){1,4}is(?=[ \t])"
     r"|[ \t](?:für|zum|vom|zur|des|der|du|de|pour|para|del|della|per)[ \t](?:[\w.-]{1,30}[ \t]){1,4}"
     r"(?:ist|lautet|est|es|era|é|è)(?=[ \t])"
     r"|[ \t](?:is|was|are|ist|lautet|war|est|es|era|é|è|to|as|becomes|jest|это|är|er"
-    r"|on|with)(?=[ \t])|[—–-]|是|为|為|は|를|은|는|が)[ \t]{0,3}"
-    r"(?:now |still |just |set to )?)"
+    r"|on|with)(?=[ \t:])|[—–-]|是|为|為|は|를|은|는|が)[ \t]{0,3}"
+    r"(?:now |still |just |set to )?:?[ \t]{0,2})"
     r"|(?P<space>[ \t]{1,4}))"
 )
 _QUOTED = re.compile(
@@ -71,33 +105,46 @@ _REST_OF_NAME = re.compile(r"[A-Za-z0-9_-]{0,30}")
 _SHORT_NAMES = {"pass", "pw", "pat", "auth", "sid", "salt"}  # also words of prose
 _VARIABLE = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*")
 _DIGIT = re.compile(r"[0-9]")
+_DIGITS = re.compile(r"[0-9]+")
 _CODE = re.compile(r"[A-Za-z_][\w.]{0,100}[(\[{]")
 # A line that assigns: of a .env file, a shell, a diff, YAML, a numbered listing.
 _LINE_START = re.compile(
-    r"(?:^|\n|\\n|\")[^\S\n]{0,40}(?:(?:[-+>$#%*]|\d{1,6}\s?[→:|]|export|set|setx|env|arg|label|- name:)"
+    r"(?:^|\n|\\n|[\"'`])[^\S\n]{0,40}"
+    r"(?:(?:[-+>$#%*;]|//|\d{1,6}\s?[→:|]|export|set|setx|env|arg|label|- name:)"
     r"[^\S\n]{0,4}){0,3}"
     r"[\w.-]{0,60}$"
 )
-_ARGUMENT = re.compile(r"(?:[?&;]|(?<![\w-])--?|\w=\S{1,60} |login \S{1,60} |//)[\w.-]{0,40}$")
+_ARGUMENT = re.compile(
+    r"(?:[?&;#]|(?<![\w-])--?|(?<![\w-])-[eD] ?|--(?:env|build-arg|set|from-literal|secret)[ =]"
+    r"|\w=[^\s,()]{1,60}[ ,]|\w: ?[^\s,()]{1,60}, |login \S{1,60} |//)[\w.-]{0,40}$"
+)
+_AFTER_WORD = re.compile(r"[^,(\s]\s[\w.-]{0,40}$")
 _WORDS = re.compile(r"[^\W\d_]+(?:[ _./:-]+[^\W\d_]+)*[.!?:]?")
 # In these, no two repeats may share their text: failing to match a long value would take quadratic time.
 _WORD = r"[^\W\d_]+(?:\d{1,3}[^\W\d_]*)?"
 _NAMELIKE = re.compile(rf"(?:{_WORD}|\d{{1,4}})(?:[ _./:@-]+(?:{_WORD}|\d{{1,4}}))*")
-_ONE_WORD = re.compile(rf"[^\W\d_]+\d+[^\W\d_]*|\d{{6,}}|{_WORD}[-_.]\d{{4,}}")
+_ONE_WORD = re.compile(
+    rf"[^\W\d_]+\d+[^\W\d_]*|\d{{6,}}|{_WORD}[-_.]\d{{4,}}|[^\W\d_]+[-_.][^\W\d_]{{3,}}\d{{2,}}"
+)
 _TECHNICAL = re.compile(
     r"(?:sha-?\d|md5|base-?\d\d|utf-?\d|[hrepd]s\d{3}|hmac|oauth|argon2|pbkdf2|scrypt|bcrypt|x509|aes|rsa|ed25519"
     r"|ecdsa|uuid|int\d|u?int|float|bytes|str|http|ipv\d|v\d)(?:[-_:/.,\d][\w:/.,-]*)?",
     re.IGNORECASE,
 )
 _TEMPLATE = re.compile(
-    r"[<{(\[\\]|\*\*|\$[{(A-Z]|%[({]|.*\$\{|.*\{\w{0,40}\}|.*%[sd](?!\w)|.*(?:\.{3}|\*{3}|…|xxxx)"
+    r"[<{(\[\\]|!(?:vault|Ref|Sub|GetAtt|secret|env)\b|\*\*|\$[{(A-Z]|%[({]|.*\$\{|.*\{\w{0,40}\}|.*%[sd](?!\w)|.*(?:\.{3}|\*{3}|…|xxxx)"
     r"|(?:self|os|process|settings|config|env|None|True|False|null|true|false)\b"
 )
 _EXPLANATORY = re.compile(
-    r"(?i)passw|pwd|secret|token|key|your|example|change|hidden|required|redacted|bearer|basic|string|invalid|user"
+    r"(?i)passw|pwd|secret|token|(?<![a-z])key|your|example|change|hidden|required|redacted|bearer|basic|string|invalid|user"
 )
 _FUNCTION_WORDS = re.compile(
     r"\b(?:an?|and|as|at|by|can|enter|for|from|in|is|it|must|new|not?|of|on|or|the|to|with)\b"
+)
+# What documents and examples write in the place of a value.
+_STAND_IN = re.compile(
+    r"(?i)(?:your|my|the|some|change|example|insert|enter|replace|put|dummy|fake|sample|placeholder|todo|secret"
+    r"|password|undefined)[a-z]{0,20}(?:[-_ ][a-z]{1,20}){0,6}"
 )
 _SPECIAL = re.compile(r"[!#$%^&*?~+@|]")
 # Of 20 bytes or more, and of 40 characters: no path looks like this.
@@ -111,7 +158,7 @@ _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 def find_keyword_secrets(text: str) -> Iterator[Span]:
     """Find the secrets of a text that keywords identify, ordered and disjoint."""
     lower, end = _lower(text), 0
-    for match in _NAME.finditer(lower):
+    for match in (_ASCII_NAME if lower.isascii() else _NAME).finditer(lower):
         if match.start() >= end and (secret := _find_value(text, lower, match)) is not None:
             end = secret[1]
             yield secret
@@ -173,12 +220,22 @@ def _is_diceware(value: str) -> bool:
 
 def _is_name_like(value: str) -> bool:
     """Whether a value consists of words and small numbers, as variables, options and messages do."""
-    return _NAMELIKE.fullmatch(value) is not None and not (has_high_entropy(value) or is_keyboard_mash(value))
+    return _NAMELIKE.fullmatch(value) is not None and not (
+        has_high_entropy(value) or is_keyboard_mash(value) or is_mixed(value)
+    )
 
 
 def _is_ordinary(value: str, kind: str, explicit: object) -> bool:
     """Whether a namelike value is harmless; an ``explicit`` context makes one word a password."""
-    return _is_name_like(value) and not (kind == "PASSWORD" and explicit and _ONE_WORD.fullmatch(value))
+    if not _is_name_like(value):
+        return False
+    if not (kind == "PASSWORD" and explicit and _ONE_WORD.fullmatch(value)):
+        return True
+    return (
+        not value[:1].isdecimal()
+        and _EXPLANATORY.search(value) is not None
+        and re.search(r"[-_.]", value) is not None
+    )
 
 
 def _lower(text: str) -> str:
@@ -197,7 +254,7 @@ def _classify_stem(lower: str, name: re.Match[str]) -> str | None:
         whole = stem not in _WHOLE or not (before[-1:].isalpha() or after.isalnum())
     if not whole or _DESCRIPTIVE_SUFFIX.match(lower, name.end()) or _OTHER_KEY_PREFIX.search(before):
         return None
-    aws = "aws" in before and ("secret" in before or stem == "secret")
+    aws = "aws" in before and ("secret" in before or stem in {"secret", "key"})
     return "AWS_SECRET_KEY" if aws else _KINDS[stem]
 
 
@@ -206,15 +263,19 @@ def _find_value(text: str, lower: str, name: re.Match[str]) -> Span | None:
     if kind is None:
         return None
     sign = _ASSIGN.match(text, _REST_OF_NAME.match(text, name.end()).end())  # type: ignore[union-attr]
-    if sign is None or (name[0] in _SHORT_NAMES and (sign["prose"] or sign["space"])):
+    if sign is None:
         return None
+    if name[0] in _SHORT_NAMES and (sign["prose"] or sign["space"]):
+        value = _BARE.match(text, sign.end())
+        if value is None or not is_mixed(value[0].rstrip(".!?")):
+            return None
     if sign["xml"] and _is_placeholder(text, name, sign):
         return None
     quoted = _QUOTED.match(text, sign.end())
     if quoted is not None:
         return _find_quoted(quoted, sign, kind, name[0])
     before = lower[max(0, name.start() - 100) : name.start()]
-    return _find_bare(text, sign, kind, before, text[name.start() : name.end()].isupper())
+    return _find_bare(text, sign, kind, before, name)
 
 
 def _is_placeholder(text: str, name: re.Match[str], sign: re.Match[str]) -> bool:
@@ -226,7 +287,7 @@ def _is_placeholder(text: str, name: re.Match[str], sign: re.Match[str]) -> bool
 
 def _find_quoted(value: re.Match[str], sign: re.Match[str], kind: str, stem: str) -> Span | None:
     group = "x" if value["x"] is not None else "y"
-    if stem == "passphrase" and sign["eq"] and _is_diceware(value[group]):
+    if stem == "passphrase" and sign["eq"] not in {"==", "!="} and _is_diceware(value[group]):
         return *value.span(group), kind
     loose = sign["call"] or sign["prose"] or sign["space"] or sign["eq"] in {"==", "!="}
     if (loose and _is_ordinary(value[group], kind, True)) or not is_secret(value[group], kind):
@@ -234,15 +295,18 @@ def _find_quoted(value: re.Match[str], sign: re.Match[str], kind: str, stem: str
     return *value.span(group), kind
 
 
-def _find_bare(text: str, sign: re.Match[str], kind: str, before: str, upper: bool) -> Span | None:
+def _find_bare(text: str, sign: re.Match[str], kind: str, before: str, name: re.Match[str]) -> Span | None:
     """Find a value without quotes; in an assignment on a line of its own it extends to the next space."""
-    if sign["call"] or sign["eq"] in {"==", "!=", "->"}:
+    if sign["call"] or (sign["default"] or ":").rstrip()[-1] != ":" or sign["eq"] in {"==", "!=", "->"}:
         return None
     on_line = sign["eq"] is not None and _LINE_START.search(before) is not None
-    env = on_line and upper and sign[0] == "="
+    env = on_line and text[name.start() : name.end()].isupper() and sign[0] == "="
     value = _bare_value(text, sign, env, env or (on_line and sign[0] == ": "))
-    sure = on_line or _is_argument(sign, before)
-    if not (env and _is_env_value(value)) and not _is_bare_secret(value, sign, kind, sure):
+    # As logs write it: password=…, but not a further argument of a call.
+    logged = sign[0] == "=" and _AFTER_WORD.search(before) is not None
+    sure = on_line or logged or bool(sign["default"]) or _is_argument(sign, before)
+    phrase = name[0] == "passphrase" and sure and _is_diceware(value)
+    if not (phrase or (env and _is_env_value(value)) or _is_bare_secret(value, sign, kind, sure)):
         return None
     return sign.end(), sign.end() + len(value), kind
 
@@ -263,7 +327,9 @@ def _bare_value(text: str, sign: re.Match[str], env: bool, to_space: bool) -> st
 
 def _is_env_value(value: str) -> bool:
     """Whether a ``.env`` line holds a secret: after the name of one, almost every value is."""
-    return len(value) >= 6 and not (_TEMPLATE.match(value) or _URL.match(value) or value.isupper())
+    if len(value) < 6 or value.isupper() or _STAND_IN.fullmatch(value):
+        return False
+    return not (_TEMPLATE.match(value) or _URL.match(value))
 
 
 def _is_bare_secret(value: str, sign: re.Match[str], kind: str, sure: bool) -> bool:
@@ -273,4 +339,6 @@ def _is_bare_secret(value: str, sign: re.Match[str], kind: str, sure: bool) -> b
         return False
     if sign["space"] and not sure and not _has_digit(value):
         return False
-    return bool(explicit) or kind == "API_KEY" or not _VARIABLE.fullmatch(value)
+    if explicit or kind == "API_KEY" or not _VARIABLE.fullmatch(value):
+        return True
+    return is_mixed(value) or (len(value) >= 16 and len(_DIGITS.findall(value)) >= 3)

@@ -11,7 +11,6 @@ secrets that look like ordinary words and stand alone. (C4)
 from __future__ import annotations
 
 import hashlib
-import importlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,36 +18,39 @@ from functools import lru_cache
 from itertools import count
 from typing import Any
 
+from iccm_assets.capture.redaction.context_secrets import CONTEXT_RULES
 from iccm_assets.capture.redaction.keyword_secrets import classify_key, find_keyword_secrets, is_secret
 from iccm_assets.capture.redaction.pii import PII_RULES, is_card_number
-from iccm_assets.capture.redaction.rules import OnMatch, RedactionRule, replace_spans
-from iccm_assets.capture.redaction.token_secrets import HIGH_ENTROPY_RULE, TOKEN_RULES, is_keyboard_mash
+from iccm_assets.capture.redaction.program_text import keep_programs
+from iccm_assets.capture.redaction.rules import (
+    OnMatch,
+    Place,
+    RedactionRule,
+    RuleGroup,
+    place_anywhere,
+    replace_spans,
+)
+from iccm_assets.capture.redaction.token_secrets import HIGH_ENTROPY_RULE, KEY_RULES, TOKEN_RULES
+from iccm_assets.capture.redaction.webhook_urls import WEBHOOK_RULES
 from iccm_assets.settings import Settings
 
+_BEFORE_KEYWORDS: Sequence[RedactionRule | RuleGroup] = (
+    *KEY_RULES,
+    *WEBHOOK_RULES,
+    TOKEN_RULES,
+    *CONTEXT_RULES,
+)
+_AFTER_KEYWORDS: Sequence[RedactionRule | RuleGroup] = (HIGH_ENTROPY_RULE, *PII_RULES)
+ALL_RULES = tuple(
+    rule
+    for group in (*_BEFORE_KEYWORDS, *_AFTER_KEYWORDS)
+    for rule in (group.rules if isinstance(group, RuleGroup) else (group,))
+)
 _MIN_LENGTH = 6
 # A replacement may join two halves of a secret; most texts need one more round, hostile ones a few.
 _MAX_ROUNDS = 6
 _MAX_REMEMBERED = 500
 _MAX_KNOWN_KEY = 64  # characters
-
-# Detectors of detect-secrets for tokens of known shape, and what a text must contain for their patterns to be
-# tried. The others guess (entropy, keywords) and match ordinary code; those of npm and OpenAI take quadratic
-# time.
-_DETECTORS = (
-    ("aws", "AWSKeyDetector", "AWS_ACCESS_KEY", ("AKIA", "ASIA", "ABIA", "ACCA", "A3T", "aws", "AWS")),
-    ("azure_storage_key", "AzureStorageKeyDetector", "AZURE_KEY", ("AccountKey=",)),
-    ("discord", "DiscordBotTokenDetector", "DISCORD_TOKEN", (".",)),
-    ("github_token", "GitHubTokenDetector", "GITHUB_TOKEN", ("gh",)),
-    ("gitlab_token", "GitLabTokenDetector", "GITLAB_TOKEN", ("gl", "GR1348941")),
-    ("mailchimp", "MailchimpDetector", "MAIL_KEY", ("-us",)),
-    ("pypi_token", "PypiTokenDetector", "PYPI_TOKEN", ("pypi-",)),
-    ("sendgrid", "SendGridDetector", "SENDGRID_KEY", ("SG.",)),
-    ("slack", "SlackDetector", "SLACK_TOKEN", ("xox", "slack")),
-    ("square_oauth", "SquareOAuthDetector", "SQUARE_TOKEN", ("sq0csp-",)),
-    ("stripe", "StripeDetector", "STRIPE_KEY", ("k_live_",)),
-    ("telegram_token", "TelegramBotTokenDetector", "TELEGRAM_TOKEN", (":",)),
-    ("twilio", "TwilioKeyDetector", "TWILIO_KEY", ("AC", "SK")),
-)
 
 
 def make_redactor(settings: Settings) -> Callable[[str], str]:
@@ -69,18 +71,33 @@ def redact_document(value: Any) -> tuple[Any, dict[str, int]]:
     """
     document = _DocumentRedactor()
     redacted = document.redact(value, None)
-    counts: Counter[str] = Counter()
     longest = sorted(document.remembered, key=len, reverse=True)[:_MAX_REMEMBERED]
     pattern = re.compile(rf"(?<![^\W_])(?:{'|'.join(map(re.escape, longest))})(?![^\W_])")
 
-    def replace_remembered_and_count(text: str) -> str:
-        if longest:
-            text = pattern.sub(lambda match: f"<{document.remembered[match[0]]}>", text)
+    def replace_remembered(text: str, place: Place) -> str:
+        spans = ((*match.span(), document.remembered[match[0]]) for match in pattern.finditer(text))
+        return replace_spans(text, spans, place)
+
+    def replace_remembered_safely(text: str) -> str:
+        replaced = replace_remembered(text, place_anywhere) if longest else text
+        if replaced != text:
+            text = keep_programs(text, replaced, replace_remembered)
+        return text
+
+    redacted = _map_texts(redacted, replace_remembered_safely)
+    return redacted, count_placeholders(redacted)
+
+
+def count_placeholders(value: Any) -> dict[str, int]:
+    """Return the number of placeholders in all texts of a JSON value, by kind."""
+    counts: Counter[str] = Counter()
+
+    def count_in(text: str) -> str:
         counts.update(kind for kind in _PLACEHOLDER.findall(text) if kind in _KINDS)
         return text
 
-    redacted = _map_texts(redacted, replace_remembered_and_count)
-    return redacted, dict(sorted(counts.items()))
+    _map_texts(value, count_in)
+    return dict(sorted(counts.items()))
 
 
 def pseudonymize_user_id(user_id: str | None, settings: Settings) -> str | None:
@@ -105,26 +122,31 @@ def stored_user_ids(user_id: str) -> tuple[str, str]:
 
 
 def _redact(text: str, remember: OnMatch) -> str:
+    redacted = _redact_text(text, remember, place_anywhere)
+    if redacted == text:
+        return text
+    return keep_programs(text, redacted, lambda program, place: _redact_text(program, remember, place))
+
+
+def _redact_text(text: str, remember: OnMatch, place: Place) -> str:
     if len(text) < _MIN_LENGTH:
         return text
     for _ in range(_MAX_ROUNDS):
-        before, text = text, _redact_once(text, remember)
+        before, text = text, _redact_once(text, remember, place)
         if text == before:
             break
     return text
 
 
-def _redact_once(text: str, remember: OnMatch) -> str:
-    for rule in (*TOKEN_RULES, *_CONTEXT_RULES):
-        text = rule.apply(text, remember)
-    for rule in _detector_rules():
-        text = rule.apply(text, remember)
+def _redact_once(text: str, remember: OnMatch, place: Place) -> str:
+    for rules in _BEFORE_KEYWORDS:
+        text = rules.apply(text, remember, place)
     spans = list(find_keyword_secrets(text))
     for start, end, _ in spans:
         remember(text[start:end])
-    text = replace_spans(text, spans)
-    for rule in (HIGH_ENTROPY_RULE, *PII_RULES):
-        text = rule.apply(text, remember)
+    text = replace_spans(text, spans, place)
+    for rules in _AFTER_KEYWORDS:
+        text = rules.apply(text, remember, place)
     return text
 
 
@@ -199,119 +221,7 @@ def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
     return value
 
 
-@lru_cache(maxsize=1)
-def _detector_rules() -> Sequence[RedactionRule]:
-    rules = []
-    for module, name, kind, hints in _DETECTORS:
-        detector = getattr(importlib.import_module(f"detect_secrets.plugins.{module}"), name)()
-        for pattern in detector.denylist:
-            # The group of AWS is the secret without what identifies it, others are a part of the secret.
-            if kind == "AWS_ACCESS_KEY":
-                pattern = re.compile(re.sub(r"\((?!\?)", "(?P<x>", pattern.pattern), pattern.flags)
-            rules.append(RedactionRule(kind, pattern, hints))
-    return rules
-
-
-_CALL_OR_NAME = re.compile(r"[\w(\[]")
-
-# Secrets identified by their context: a URL, a header, a command line.
-_CONTEXT_RULES = (
-    RedactionRule(
-        "PASSWORD",
-        re.compile(
-            r"(?<![A-Za-z0-9])[a-z][a-z0-9+.-]{1,30}://[^\s:/@'\"<>]{0,100}:(?P<x>[^\s/'\"<>]{1,200})@"
-        ),
-        ("://",),
-        lambda match: re.match(r"[${%(]", match["x"]) is None,
-        remember=True,
-    ),
-    RedactionRule(
-        "TOKEN",
-        re.compile(r"(?<![A-Za-z0-9])https?://(?P<x>[A-Za-z0-9_-]{16,200})@"),
-        ("://",),
-        lambda match: re.search(r"\d", match["x"]) is not None,
-    ),
-    RedactionRule(
-        "TOKEN", re.compile(r"\b[Bb]earer\s{1,4}(?P<x>(?=[\w.~+/-]{0,200}\d)[\w.~+/-]{12,}=*)"), ("earer",)
-    ),
-    RedactionRule(
-        "TOKEN",
-        re.compile(
-            r"(?i)\bauthorization\\?[\"']?\]?\s{0,4}[:=,]\s{0,4}\\?[\"']?(?:(?:basic|token|apikey|api-key|digest|key|negotiate)\s{1,4})?"
-            r"(?:token=)?(?P<x>(?=[\w.~+/:-]{0,200}(?:\d|=))[\w.~+/:-]{8,}+=*+)"
-        ),
-        ("uthorization", "UTHORIZATION"),
-        # Tested afterwards: as a part of the pattern, it would make a long match fail and be tried again.
-        lambda match: _CALL_OR_NAME.match(match.string, match.end()) is None,
-    ),
-    RedactionRule(
-        "PASSWORD",
-        re.compile(
-            r"\b[Bb]asic\s{1,4}(?P<x>[A-Za-z0-9+/]{12,}={1,2}|(?=[A-Za-z+/]{0,40}\d)[A-Za-z0-9+/]{16,})"
-        ),
-        ("asic ",),
-    ),
-    RedactionRule(
-        "COOKIE",
-        re.compile(
-            r"(?i)(?<=cookie)\\?[\"']?\s{0,4}[:=]\s{0,4}\\?[\"']?(?P<x>[\w.%-]{1,80}=[^\r\n\"'\\<>]{8,4000})"
-        ),
-        ("ookie", "OOKIE"),
-        lambda match: re.search(r"\d", match["x"]) is not None and "(" not in match["x"],
-    ),
-    RedactionRule(
-        "PASSWORD",
-        re.compile(
-            r"(?<![\w-])(?:-u|--user|--proxy-user)[ =]{1,2}[\"']?[^\s:'\"<>]{1,100}:(?P<x>[^\s'\"<>]{4,200})"
-        ),
-        ("-u", "-user"),
-        lambda match: re.match(r"[${]|\d+$", match["x"]) is None,
-        remember=True,
-    ),
-    RedactionRule(
-        "PASSWORD",
-        re.compile(
-            r"\b(?:sshpass|docker login|mysql\w{0,8}|mariadb|redis-cli|mongo\w{0,8}|ldap\w{1,8}|smbclient"
-            r"|xfreerdp|htpasswd|7z|unzip|zip)\s"
-            r"(?:[^\n]{0,120}?\s)?(?:-p|-a|-w|-P|/p:)\s?(?:[\"']|(?!-))(?P<x>(?=[^\s'\"]{0,100}[\d!@#$%^&*])[^\s'\"<>$][^\s'\"<>]{5,100})"
-        ),
-        ("-p", "-a", "-w", "-P", "/p:"),
-        remember=True,
-    ),
-    RedactionRule(
-        "PASSWORD",
-        re.compile(
-            r"\b(?:sshpass|mysql\w{0,8}|mariadb\w{0,8})\s(?:[^\n]{0,120}?\s)?-p\s?[\"']?(?P<x>[A-Za-z]{12,60})(?![\w.])"
-        ),
-        (" -p",),
-        holds=lambda match: is_keyboard_mash(match["x"]),
-    ),
-    RedactionRule(
-        "TOKEN",
-        re.compile(r"\b(?:login|authenticate)\(\\?[\"'](?P<x>[\w.+/=-]{24,200})\\?[\"']\)"),
-        ("login(", "authenticate("),
-        lambda match: is_secret(match["x"], "TOKEN"),
-    ),
-    RedactionRule(
-        "PASSWORD",
-        re.compile(r"(?i)\bidentified\s{1,4}by\s{1,4}\\?[\"'](?P<x>[^\"'\s<>]{4,100})"),
-        ("dentified", "DENTIFIED"),
-        remember=True,
-    ),
-    RedactionRule(
-        "PASSWORD",
-        re.compile(
-            r"\b(?:auth|login|credentials|basic_auth|HTTPBasicAuth|httpbasicauth)\s?[=(]{1,2}\s?\(?\s?[\"'][^\"'\n]{1,80}[\"'],\s?[\"'](?P<x>[^\"'\s<>]{6,100})[\"']"
-        ),
-        ("auth", "Auth", "login", "credentials"),
-        lambda match: is_secret(match["x"], "PASSWORD"),
-        remember=True,
-    ),
-)
-
 _PLACEHOLDER = re.compile(r"<([A-Z][A-Z_]{1,30})>")
 _KINDS = frozenset(
-    [rule.kind for rule in (*TOKEN_RULES, HIGH_ENTROPY_RULE, *_CONTEXT_RULES, *PII_RULES)]
-    + [kind for _, _, kind, _ in _DETECTORS]
-    + ["PASSWORD", "API_KEY", "TOKEN", "SECRET", "AWS_SECRET_KEY"]
+    [rule.kind for rule in ALL_RULES] + ["PASSWORD", "API_KEY", "TOKEN", "SECRET", "AWS_SECRET_KEY"]
 )

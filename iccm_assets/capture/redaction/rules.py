@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 OnMatch = Callable[[str], None]
 Span = tuple[int, int, str]  # start, end, kind
+# What of a text to replace for a span, and by what; None to keep it.
+Place = Callable[[str, Span], tuple[int, int, str] | None]
+
+
+def place_anywhere(text: str, span: Span) -> tuple[int, int, str] | None:
+    """Replace exactly the span by the placeholder of its kind."""
+    start, end, kind = span
+    return start, end, f"<{kind}>"
+
+
+def replace_spans(text: str, spans: Iterable[Span], place: Place = place_anywhere) -> str:
+    """Replace each span, ordered and disjoint, as ``place`` says."""
+    parts, position = [], 0
+    for span in spans:
+        if (placed := place(text, span)) is not None and placed[0] >= position:
+            parts += [text[position : placed[0]], placed[2]]
+            position = placed[1]
+    return "".join([*parts, text[position:]]) if parts else text
 
 
 @dataclass(frozen=True)
@@ -26,37 +45,54 @@ class RedactionRule:
     remember: bool = False
     gate: re.Pattern[str] | None = None
 
-    def apply(self, text: str, remember: OnMatch) -> str:
-        """Return the text with this rule's matches replaced."""
+    def may_match(self, text: str) -> bool:
+        """Whether a text may contain a match, by the hints and the gate."""
         if self.hints and not any(hint in text for hint in self.hints):
-            return text
-        if self.gate is not None and not self.gate.search(text):
-            return text
-        return self.pattern.sub(lambda match: self._replacement(match, remember), text)
+            return False
+        return self.gate is None or self.gate.search(text) is not None
 
-    def _replacement(self, match: re.Match[str], remember: OnMatch) -> str:
+    def apply(self, text: str, remember: OnMatch, place: Place = place_anywhere) -> str:
+        """Return the text with this rule's matches replaced."""
+        if not self.may_match(text):
+            return text
+        return replace_spans(text, self.find(text, remember), place)
+
+    def find(self, text: str, remember: OnMatch) -> Iterator[Span]:
+        """Return the spans to replace, in order."""
         group = "x" if "x" in self.pattern.groupindex else 0
-        secret, whole, start = match[group], match[0], match.start()
-        if not secret or secret.startswith("<") or not self.holds(match):
-            return whole
-        if self.remember:
-            remember(secret)
-        return f"{whole[: match.start(group) - start]}<{self.kind}>{whole[match.end(group) - start :]}"
+        for match in self.pattern.finditer(text):
+            secret = match[group]
+            if secret and not secret.startswith("<") and self.holds(match):
+                if self.remember:
+                    remember(secret)
+                yield *match.span(group), self.kind
 
 
-def replace_spans(text: str, spans: Iterable[Span]) -> str:
-    """Replace each ``(start, end, kind)``, ordered and disjoint, by ``<kind>``."""
-    parts, position = [], 0
-    for start, end, kind in spans:
-        parts += [text[position:start], f"<{kind}>"]
-        position = end
-    return "".join([*parts, text[position:]])
+@dataclass(frozen=True)
+class RuleGroup:
+    """Rules whose matches contain what ``screen`` matches, so that other texts are read only once.
 
-
-def at_word_start(literal: str) -> str:
-    """Return a pattern for ``literal`` at the start of a word, or after an escaped line end.
-
-    The literal comes first and what precedes it is tested afterwards, so that the regex engine can skip to
-    it instead of trying every position.
+    ``inside``: the matches also consist of it, so that hints and gates are searched in what it matched only.
     """
-    return rf"{literal}(?:(?<![A-Za-z0-9]{literal})|(?<=\\[nrt]{literal}))"
+
+    rules: tuple[RedactionRule, ...]
+    screen: re.Pattern[str]
+    inside: bool = False
+
+    def apply(self, text: str, remember: OnMatch, place: Place = place_anywhere) -> str:
+        """Return the text with the matches of these rules replaced."""
+        for rule in self._choose(text):
+            text = rule.apply(text, remember, place)
+        return text
+
+    def _choose(self, text: str) -> Iterable[RedactionRule]:
+        if not self.inside:
+            return self.rules if self.screen.search(text) else ()
+        screened = "\n".join(self.screen.findall(text))
+        numbers = sorted({number for hint, number in self._hints if hint in screened})
+        return [self.rules[number] for number in numbers if self.rules[number].may_match(screened)]
+
+    @cached_property
+    def _hints(self) -> list[tuple[str, int]]:
+        """All hints with the number of their rule; a rule without one is always tried."""
+        return [(hint, number) for number, rule in enumerate(self.rules) for hint in rule.hints or ("",)]

@@ -1,26 +1,17 @@
-"""Rules for secrets of known shape: keys and tokens of known issuers, armored keys. (C4)"""
+"""Rules for secrets of known shape: tokens of known issuers, armored keys, words of high entropy. (C4)"""
 
 from __future__ import annotations
 
 import base64
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
 
-from iccm_assets.capture.redaction.rules import RedactionRule, at_word_start
-
-
-def _rule(
-    kind: str,
-    pattern: str,
-    *hints: str,
-    holds: Callable[[re.Match[str]], bool] = RedactionRule.holds,
-    gate: str | None = None,
-) -> RedactionRule:
-    return RedactionRule(kind, re.compile(pattern), hints, holds, gate=re.compile(gate) if gate else None)
+from iccm_assets.capture.redaction.rules import OnMatch, RedactionRule, RuleGroup, Span
+from iccm_assets.capture.redaction.vendor_tokens import AMBIGUOUS_TOKENS, DISTINCT_TOKENS
 
 
-def has_high_entropy(text: str) -> bool:
+def has_high_entropy(text: str, min_changes: float = 0.42) -> bool:
     """Whether a word changes between lower case, upper case and digits as often as random text.
 
     Random base62 changes at 0.62 of its steps, CamelCase with numbers at 0.3.
@@ -33,7 +24,7 @@ def has_high_entropy(text: str) -> bool:
     if len(set(text)) < 12 or min(map(classes.count, "dul")) < 2:
         return False
     changes = sum(a != b for a, b in itertools.pairwise(classes))
-    return changes >= 0.42 * (len(classes) - 1)
+    return changes >= min_changes * (len(classes) - 1)
 
 
 def is_keyboard_mash(text: str) -> bool:
@@ -52,20 +43,36 @@ def is_keyboard_mash(text: str) -> bool:
     return changes >= 0.34 * (len(letters) - 1)
 
 
-def _has_variety(match: re.Match[str]) -> bool:
-    """Whether a match has digits, letters and variety: no CSS class name, no repeated letter."""
-    text = match[0]
-    return any(map(str.isdigit, text)) and any(map(str.isalpha, text)) and len(set(text)) > 8
+def is_mixed(text: str) -> bool:
+    """Whether a short word of letters and digits is random, unlike a name: K2vDNwlUzGk9."""
+    if not 10 <= len(text) <= 100 or not (text.isascii() and text.isalnum()):
+        return False
+    classes = ["d" if letter.isdigit() else "u" if letter.isupper() else "l" for letter in text]
+    changes = sum(a != b for a, b in itertools.pairwise(classes))
+    return min(classes.count("u"), classes.count("l")) >= 2 and "d" in classes and changes >= 0.5 * len(text)
 
 
-def _starts_word(match: re.Match[str]) -> bool:
+_FILLER = re.compile(r"[xX]{6}|0{12}|[_.*-]{8}|(?i:your|example|placeholder|redacted)[-_]")
+_RANDOM_TAIL = re.compile(r"(?=[a-z]*[0-9])[0-9a-z]{24,}")
+
+
+def is_filler(text: str) -> bool:
+    """Whether a token only shows what a token looks like: ``ghp_xxxxxxxxxxxx``."""
+    return _FILLER.search(text) is not None
+
+
+def _is_distinct_token(match: re.Match[str]) -> bool:
+    return not is_filler(match[0])
+
+
+def _is_random_token(match: re.Match[str]) -> bool:
+    """Whether a token with a common prefix starts a word and looks random."""
     before = match.string[max(0, match.start() - 2) : match.start()]
-    return not before[-1:].isalnum() or before in {"\\n", "\\r", "\\t"}
-
-
-def _is_token(match: re.Match[str]) -> bool:
-    hex_tail = re.search(r"[0-9a-z]{24,}", match[0]) is not None
-    return _starts_word(match) and _has_variety(match) and (hex_tail or has_high_entropy(match[0]))
+    starts_word = not (before[-1:].isalnum() or before[-1:] == "_") or before in {"\\n", "\\r", "\\t"}
+    token = match[0]
+    if not starts_word or is_filler(token) or not any(map(str.isdigit, token)):
+        return False
+    return _RANDOM_TAIL.search(token) is not None or has_high_entropy(token, 0.3) or is_keyboard_mash(token)
 
 
 # An armored key: up to its end line, or to its last line of base64 where it was truncated. Brackets end it:
@@ -77,126 +84,129 @@ _ARMORED_KEY = re.compile(
     r"|(?>(?:[^\w(){}\[\]]{0,12}(?:[rn]?[A-Za-z0-9+/=]{16,}+))+))"
 )
 
-TOKEN_RULES = (
+KEY_RULES = (
     RedactionRule("PRIVATE_KEY", _ARMORED_KEY, ("-----BEGIN ",)),
-    _rule("PRIVATE_KEY", r"Private-Lines: (?P<x>\d+\s+(?:[A-Za-z0-9+/=]{16,}\s*)+)", "Private-Lines: "),
-    _rule("PRIVATE_KEY", r"AGE-SECRET-KEY-1[0-9A-Z]{50,}", "AGE-SECRET-KEY-1"),
-    _rule(
-        "WEBHOOK",
-        r"https://(?:hooks\.slack(?:-gov)?\.com/(?:services|workflows|triggers)/"
-        r"|(?:\w{1,10}\.)?discord(?:app)?\.com/api/(?:v\d+/)?webhooks/|[\w.-]{1,60}webhook\.office\.com/webhookb2/"
-        r"|hooks\.zapier\.com/hooks/catch/)[\w/@%.-]{10,300}",
-        "hooks.",
-        "webhook",
+    RedactionRule(
+        "PRIVATE_KEY",
+        re.compile(r"Private-Lines: (?P<x>\d+\s+(?:[A-Za-z0-9+/=]{16,}\s*)+)"),
+        ("Private-Lines: ",),
     ),
-    _rule("AWS_ACCESS_KEY", r"(?:A3T[A-Z0-9]|AKIA|ASIA|ABIA|ACCA|AIDA|AROA)[0-9A-Z]{16}(?![0-9A-Z])"),
-    _rule("GITHUB_TOKEN", r"gh[pousr]_[A-Za-z0-9]{20,255}", "ghp_", "gho_", "ghu_", "ghs_", "ghr_"),
-    _rule("GITHUB_TOKEN", r"github_pat_[A-Za-z0-9_]{20,255}"),
-    _rule("GITLAB_TOKEN", r"gl(?:pat|oas|dt|rt|cbt|ptt|ft|imt|agent|soat|ffct)-[\w.=-]{16,1024}"),
-    _rule("GITLAB_TOKEN", r"GR1348941[\w-]{16,64}"),
-    _rule("SLACK_TOKEN", r"xox[a-z](?:\.xox[a-z])?-[A-Za-z0-9-]{10,}"),
-    _rule("SLACK_TOKEN", r"xapp-\d-[A-Za-z0-9-]{10,}"),
-    _rule("DISCORD_TOKEN", r"[MNO](?<![\w-].)[\w-]{23,27}\.[\w-]{6}\.[\w-]{27,45}"),
-    _rule("DISCORD_TOKEN", r"mfa\.[\w-]{60,}"),
-    _rule("TELEGRAM_TOKEN", r"\d(?<!\d\d)\d{7,9}:A[A-Za-z0-9_-]{34}(?![\w-])", ":A"),
-    _rule("STRIPE_KEY", r"[srp]k_(?:live|test)_[A-Za-z0-9]{10,}", "k_live_", "k_test_"),
-    _rule("STRIPE_KEY", r"whsec_[A-Za-z0-9+/=]{20,}"),
-    _rule("GOOGLE_KEY", r"(?:AIza[0-9A-Za-z_-]{30,}|ya29\.[\w-]{20,}|GOCSPX-[\w-]{20,})"),
-    _rule("GOOGLE_KEY", r"1//0(?<![\w/]1//0)[\w-]{30,}"),
-    _rule("AZURE_KEY", r"(?:AccountKey|SharedAccessKey)=(?P<x>[A-Za-z0-9+/]{30,}={0,2})"),
-    _rule("AZURE_KEY", r"sig=(?<=[?&]sig=)(?P<x>[A-Za-z0-9%+/]{30,}={0,2})"),
-    _rule("AZURE_KEY", r"(?<![\w~.-])[\w~.-]{3}\dQ~[\w~.-]{31,34}", "Q~"),
-    # 64 bytes; the digests of package locks are as long but have a prefix.
-    _rule("AZURE_KEY", r"(?<![A-Za-z0-9+/=-])[A-Za-z0-9+/]{86}==(?!=)", gate=r"==(?<=[A-Za-z0-9+/]{8}==)"),
-    _rule("ANTHROPIC_KEY", r"sk-ant-[\w-]{16,}"),
-    _rule("OPENAI_KEY", at_word_start("sk-") + r"[\w-]{20,}", holds=_has_variety),
-    _rule("HUGGING_FACE_TOKEN", r"(?:hf_|api_org_)[A-Za-z0-9]{28,}"),
-    _rule("NPM_TOKEN", r"npm_[A-Za-z0-9]{30,}"),
-    _rule("NPM_TOKEN", r":_(?:authToken|auth|password)=(?P<x>[\w./+=-]{8,})"),
-    _rule("PYPI_TOKEN", r"pypi-[A-Za-z0-9_-]{32,}", holds=_has_variety),
-    _rule("SENDGRID_KEY", at_word_start("SG") + r"\.[\w-]{16,32}\.[\w-]{30,64}"),
-    _rule("BREVO_KEY", r"xkeysib-[a-f0-9]{32,}[\w-]*"),
-    _rule(
+    # The body of an account SID's token: the second of two arguments.
+    RedactionRule(
         "TWILIO_KEY",
-        r"(?:AC[a-f0-9]{32}|<TWILIO_KEY>|[sS][iI][dD])\\?[\"']?,\s{0,20}\\?[\"'](?P<x>[a-f0-9]{32})\\?[\"']",
-        "AC",
-        "<TWILIO_KEY>",
-        "wilio",
+        re.compile(
+            r"(?:AC[a-f0-9]{32}|<TWILIO_KEY>|[sS][iI][dD])\\?[\"']?,\s{0,20}\\?[\"'](?P<x>[a-f0-9]{32})\\?[\"']"
+        ),
+        ("AC", "<TWILIO_KEY>", "wilio"),
     ),
-    _rule("TWILIO_KEY", at_word_start("AC") + r"[a-f0-9]{32}(?![A-Za-z0-9])"),
-    _rule("TWILIO_KEY", at_word_start("SK") + r"[a-f0-9]{32}(?![A-Za-z0-9])"),
-    _rule("MAILGUN_KEY", at_word_start("key-") + r"[a-f0-9]{32}"),
-    _rule("MAILGUN_KEY", r"pubkey-[a-f0-9]{32}"),
-    _rule(
-        "MAILGUN_KEY",
-        r"(?<![\w-])[a-f0-9]{32}-[a-f0-9]{8}-[a-f0-9]{8}(?![\w-])",
-        gate=r"-(?<=[a-f0-9]{9}-)[a-f0-9]{8}-[a-f0-9]{8}(?![\w-])",
-    ),
-    _rule("MAILCHIMP_KEY", r"(?<![\w-])[a-f0-9]{32}-us\d\d?(?!\w)", gate=r"-us(?<=[a-f0-9]{9}-us)\d"),
-    _rule("DIGITALOCEAN_TOKEN", r"do[oprt]_v1_[a-f0-9]{40,}", "_v1_"),
-    _rule("HEROKU_KEY", r"HRKU-[\w-]{30,}"),
-    _rule(
+    RedactionRule(
         "HEROKU_KEY",
-        r"(?:h|H)(?:eroku|EROKU)[^\n]{0,60}?(?P<x>(?<![\w-])[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12})(?![\w-])",
-        "eroku",
-        "EROKU",
+        re.compile(
+            r"(?:h|H)(?:eroku|EROKU)[^\n]{0,60}?(?P<x>(?<![\w-])[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12})(?![\w-])"
+        ),
+        ("eroku", "EROKU"),
     ),
-    _rule("DATABRICKS_TOKEN", r"dapi[a-f0-9]{32}(?:-\d)?"),
-    _rule("ARTIFACTORY_KEY", at_word_start("AKC") + r"[a-zA-Z0-9]{30,}", holds=_has_variety),
-    _rule("ARTIFACTORY_KEY", at_word_start("AP") + r"[\dA-F][a-zA-Z0-9]{25,}", holds=_has_variety),
-    _rule("ARTIFACTORY_KEY", r"cmVmdGtu[A-Za-z0-9]{40,}"),
-    _rule("SQUARE_TOKEN", r"sq0[a-z]{3}-[\w-]{20,}"),
-    _rule("SQUARE_TOKEN", at_word_start("EAAA") + r"[\w-]{40,}"),
-    _rule("SHOPIFY_TOKEN", r"shp(?:at|ca|pa|ss)_[a-fA-F0-9]{24,}"),
-    _rule("FACEBOOK_TOKEN", at_word_start("EAA") + r"[A-Za-z0-9]{60,}"),
-    _rule("TOKEN", r"SSWS (?P<x>[\w-]{30,})", "SSWS "),
-    # From the first "eyJ" of a run of letters: tried at each of them, hostile text takes quadratic time.
-    _rule(
-        "JWT",
-        r"(?<![\w-])(?:(?!ey[JK])[\w-])*+(?P<x>ey[JK][\w-]{5,}+\.[\w-]{5,}+(?:\.[\w-]*+){1,3}+)",
-        "eyJ",
-        "eyK",
-        gate=r"ey[JK][\w-]{5}",
+    RedactionRule("TOKEN", re.compile(r"SSWS (?P<x>[\w-]{30,})"), ("SSWS ",)),
+)
+
+_LONG_WORD = re.compile(r"[A-Za-z0-9_.+/~%$:@?=&#-]{16,}+")
+# From the first "eyJ" of a run of letters: tried at each of them, hostile text takes quadratic time.
+_JWT = RedactionRule(
+    "JWT",
+    re.compile(r"(?<![\w-])(?:(?!ey[JK])[\w-])*+(?P<x>ey[JK][\w-]{5,}+\.[\w-]{5,}+(?:\.[\w-]*+){1,3}+)"),
+    ("eyJ", "eyK"),
+    gate=re.compile(r"ey[JK][\w-]{5}"),
+)
+_PASETO = RedactionRule("TOKEN", re.compile(r"v[1-4]\.(?:local|public)\.[\w-]{30,}"), (".local.", ".public."))
+# 64 bytes; the digests of package locks are as long but have a prefix.
+_AZURE_KEY = RedactionRule(
+    "AZURE_KEY",
+    re.compile(r"(?<![A-Za-z0-9+/=-])[A-Za-z0-9+/]{86}==(?!=)"),
+    ("==",),
+    gate=re.compile(r"==(?<=[A-Za-z0-9+/]{8}==)"),
+)
+# As modular crypt and its successors write them: $2b$12$…, $argon2id$…, pbkdf2_sha256$….
+_PASSWORD_HASH = RedactionRule(
+    "PASSWORD",
+    re.compile(
+        r"(?:\$(?:apr1|[1567y]|2[abxy]|gy|s[cm]rypt|argon2(?:id|i|d)|pbkdf2(?:-sha\d{1,3})?)"
+        r"|pbkdf2_sha\d{1,3})\$[\w./+=,$-]{22,400}"
     ),
-    _rule("TOKEN", r"v[1-4]\.(?:local|public)\.[\w-]{30,}", ".local.", ".public."),
-    _rule("VAULT_TOKEN", at_word_start("hv") + r"[sbr]\.[\w-]{20,}"),
-    _rule("TERRAFORM_TOKEN", r"(?<![\w-])[A-Za-z0-9]{14}\.atlasv1\.[\w-]{50,}", ".atlasv1."),
-    # Issuers whose tokens have a unique prefix, and issuers whose prefix is ambiguous.
-    _rule(
-        "TOKEN",
-        r"(?:lin_api_|figd_|figu_|PMAK-|NRAK-|glsa_|dckr_pat_|dckr_oat_|sntrys_|sntryu_|pscale_tkn_|pscale_pw_"
-        r"|sb_secret_|rubygems_|ATATT3|ATCTT3|sk-or-v1-|pplx-|lsv2_pt_|lsv2_sk_|shippo_live_|shippo_test_|rzp_live_"
-        r"|rzp_test_|tskey-|CCIPAT_|access-sandbox-|access-development-|access-production-|tvly-"
-        r"|access_token\$production\$)[\w.=%+/$-]{14,1000}",
-        holds=_starts_word,
+    ("$",),
+    lambda match: not is_filler(match[0]) and re.search(r"\d", match[0][4:]) is not None,
+)
+
+TOKEN_RULES = RuleGroup(
+    (
+        *(
+            RedactionRule(
+                form.kind,
+                re.compile(form.pattern),
+                tuple(form.anchors.split()),
+                holds,
+                gate=re.compile(form.gate) if form.gate else None,
+            )
+            for forms, holds in ((DISTINCT_TOKENS, _is_distinct_token), (AMBIGUOUS_TOKENS, _is_random_token))
+            for form in forms
+        ),
+        _JWT,
+        _PASETO,
+        _AZURE_KEY,
+        _PASSWORD_HASH,
     ),
-    _rule(
-        "TOKEN",
-        r"(?:secret_|ntn_|NRII-|glc_|pul-|fo1_|fm2_|sbp_|nfp_|cio|oy2|sl\.|ATBB|ATTA|gsk_|xai-|r8_|sk_|EZAK|EZTK|tfp_"
-        r"|ops_|dp\.|bkua_|sqa_|sqp_|squ_|phc_|phx_|pat-|pat|sgp_|vcp_|vck_|AAAAAAAAAAAAAAAAAAAAA)[\w.=%+/$-]{20,1000}",
-        holds=_is_token,
-    ),
+    _LONG_WORD,
+    inside=True,
 )
 
 
 def _is_readable_base64(text: str) -> bool:
-    """Whether this encodes a sentence; a secret in base64 has no spaces between its words."""
+    """Whether this encodes words; a secret in base64 has digits or signs, and no spaces between words."""
     try:
         decoded = base64.b64decode(text + "=" * (-len(text) % 4), validate=True).decode("ascii")
     except ValueError:
         return False
     letters = sum(character.isalpha() or character == " " for character in decoded)
-    return " " in decoded and decoded.isprintable() and letters >= 0.8 * len(decoded)
+    return decoded.isprintable() and letters >= (0.8 if " " in decoded else 1.0) * len(decoded)
 
 
-# 24 to 100 characters of high entropy, from any issuer. Hexadecimal digests have no upper case, images and
-# other data in base64 are longer, integrity digests have a prefix, and so have public SSH keys.
-HIGH_ENTROPY_RULE = RedactionRule(
-    "TOKEN",
-    re.compile(
-        r"(?:(?<![\w+/=.-])|(?<=\\[nrt]))(?<!base64,)"
-        r"(?!(?:toolu|msg|req|call|resp|chatcmpl|run|sha\d+)[_-]|AAAA(?:[BC]3NzaC1|E2VjZHN|[GI]nNrL))"
-        r"[A-Za-z0-9][A-Za-z0-9+/_-]{22,98}[A-Za-z0-9]={0,2}(?![\w+/=-])"
-    ),
-    holds=lambda match: has_high_entropy(match[0]) and not _is_readable_base64(match[0]),
+_HIGH_ENTROPY = re.compile(
+    r"(?:(?<![\w+/=.-])|(?<=\\[nrt]))(?<!base64,)(?<!\bh1:)"
+    r"(?!(?:toolu|msg|req|call|resp|chatcmpl|run|sha\d+|pi|pm|ch|cus|sub|evt|price|prod|seti|acct|file)[_-]"
+    r"|AAAA(?:[BC]3NzaC1|E2VjZHN|[GI]nNrL))"
+    r"[A-Za-z0-9][A-Za-z0-9+/_-]{22,98}[A-Za-z0-9]={0,2}(?![\w+/=-])"
+)
+# What is public, or no text at all: certificates, public keys, signatures, images, archives, documents.
+_PUBLIC_DATA = re.compile(
+    r"-----BEGIN (?:[A-Z0-9]{1,10} ){0,3}(?:CERTIFICATE|PUBLIC KEY|SIGNATURE|MESSAGE|REQUEST|PARAMETERS|CRL)"
+    r"(?: BLOCK)?-----[^-]*+"
+    r"|(?<![A-Za-z0-9+/])(?:iVBORw0KGgo|/9j/|R0lGOD|UEsDB|H4sI|JVBERi|UklGR)[A-Za-z0-9+/=\s\\\"']{40,}+"
+    # Of 76 characters a line, as MIME writes data; keys have 64 or 70.
+    r"|(?<![A-Za-z0-9+/])(?>(?:[A-Za-z0-9+/]{76}\s{1,20})+)[A-Za-z0-9+/]{0,76}"
+)
+
+
+class _HighEntropyRule(RedactionRule):
+    """24 to 100 characters of high entropy, from any issuer.
+
+    Hexadecimal digests have no upper case, images and other data in base64 are longer or begin as such files
+    do, integrity digests have a prefix, and so have public SSH keys.
+    """
+
+    def find(self, text: str, remember: OnMatch) -> Iterator[Span]:
+        public = _PUBLIC_DATA.finditer(text)
+        data = next(public, None)
+        for match in self.pattern.finditer(text):
+            if not has_high_entropy(match[0]) or _is_readable_base64(match[0]):
+                continue
+            while data is not None and data.end() <= match.start():
+                data = next(public, None)
+            if data is None or match.start() < data.start():
+                yield *match.span(), self.kind
+
+
+_LONG_MIXED_WORD = re.compile(
+    r"(?<![A-Za-z0-9+/_-])(?=[A-Za-z+/_-]*[0-9])(?=[a-z0-9+/_-]*[A-Z])[A-Za-z0-9+/_-]{24}"
+)
+HIGH_ENTROPY_RULE = RuleGroup(
+    (_HighEntropyRule("TOKEN", _HIGH_ENTROPY, gate=_LONG_MIXED_WORD),), _LONG_WORD, inside=True
 )
