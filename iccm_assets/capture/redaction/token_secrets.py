@@ -69,7 +69,7 @@ def _is_random_token(match: re.Match[str]) -> bool:
     """Whether a token with a common prefix starts a word and looks random."""
     before = match.string[max(0, match.start() - 2) : match.start()]
     starts_word = not (before[-1:].isalnum() or before[-1:] == "_") or before in {"\\n", "\\r", "\\t"}
-    token = match[0]
+    token = match[0][:200]  # the search for a random part takes quadratic time
     if not starts_word or is_filler(token) or not any(map(str.isdigit, token)):
         return False
     return _RANDOM_TAIL.search(token) is not None or has_high_entropy(token, 0.3) or is_keyboard_mash(token)
