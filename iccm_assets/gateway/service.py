@@ -53,7 +53,7 @@ from iccm_assets.scoring.scoring import LENGTH_STOPPED, SOURCE_TRUNCATED
 from iccm_assets.settings import Settings
 
 REQUEST_CACHE_SIZE = 4096
-# Redaction takes about 2 ms per KiB; longer requests are redacted on a thread, to not block the others.
+# Redaction takes about 0.3 ms per KiB; longer requests are redacted on a thread, to not block the others.
 MAX_INLINE_CHARACTERS = 2000
 MAX_RATE_LIMIT_RETRIES = 3
 # What is missing of a source or an answer; the row of its request says so.
