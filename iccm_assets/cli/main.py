@@ -54,6 +54,7 @@ COMMANDS = {
     "lineage": "iccm_assets.cli.lineage",
     "erase": "iccm_assets.cli.erase",
     "verify": "iccm_assets.cli.verify",
+    "export": "iccm_assets.cli.export",
     "judge": "iccm_assets.cli.judge",
     "suite": "iccm_assets.cli.suite",
     "environment": "iccm_assets.cli.environment",

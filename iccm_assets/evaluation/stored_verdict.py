@@ -32,9 +32,14 @@ class StoredVerdict:
     version: str
     production_version: str
     status: str
+    canary_set_digest: str
     verdict: dict[str, Any]
     evidence: dict[str, Any]
     dagster_run_id: str | None
+
+    def read_verdict(self) -> Verdict:
+        """Read the verdict; raises ``InputError`` if an earlier release stored it in another form."""
+        return Verdict.from_json(self.verdict)
 
 
 _COLUMNS = [t.gate_verdicts.c[field.name] for field in fields(StoredVerdict)]
@@ -46,6 +51,20 @@ def load_verdict(conn: sa.Connection, dagster_run_id: str) -> StoredVerdict | No
     is_own = sa.func.coalesce(gv.dagster_run_id == dagster_run_id, False)
     row = conn.execute(sa.select(*_COLUMNS).order_by(is_own.desc(), gv.id.desc()).limit(1)).one_or_none()
     return None if row is None else StoredVerdict(**row._mapping)
+
+
+def load_newest_verdict(conn: sa.Connection, version: str) -> StoredVerdict | None:
+    """Return the newest verdict on a version; None where there is none."""
+    gv = t.gate_verdicts.c
+    query = sa.select(*_COLUMNS).where(gv.version == version).order_by(gv.id.desc()).limit(1)
+    row = conn.execute(query).one_or_none()
+    return None if row is None else StoredVerdict(**row._mapping)
+
+
+def mean_pass_rates(stored: StoredVerdict) -> tuple[float | None, float | None]:
+    """Return the mean pass rates of candidate and production; None where nothing was measured."""
+    evidence = GateEvidence.from_json(stored.evidence)
+    return _mean(item.candidate for item in evidence.items), _mean(item.production for item in evidence.items)
 
 
 def load_unreported_verdicts(

@@ -1,0 +1,188 @@
+"""Hand a version over as a Hugging Face model: its files, a model card with evidence, and the evidence. (L13)
+
+What is exported names no conversation, session or person. It has no ``MANIFEST.json``: its card differs from
+that of the version, which is part of the version's digest. ``iccm backup`` moves versions between platforms.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import sqlalchemy as sa
+
+from iccm_assets.atomic_directories import fsync, fsync_tree, remove_tree
+from iccm_assets.errors import InputError, ModelError, first_line
+from iccm_assets.evaluation.evaluation_report import describe_rules, describe_verdict
+from iccm_assets.evaluation.stored_verdict import StoredVerdict, load_newest_verdict, mean_pass_rates
+from iccm_assets.registry.manifest import Manifest, verify
+from iccm_assets.reporting.lineage import VersionLineage, load_version_lineage
+from iccm_assets.training.model_card import MODEL_CARD_FILE
+
+EVIDENCE_FILE = "evidence.json"
+HUB_SCHEME = "hf://"
+_EMPTY_CARD = "---\nlibrary_name: transformers\ntags: [iccm, code-to-requirements]\n---\n# CET-D\n"
+# Of an earlier version in the same repository: other weights may be in other files.
+_REPLACED_FILES = ("*.safetensors", "*.safetensors.index.json")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported: ``location`` is a directory, or the URL of a commit; ``size`` in bytes."""
+
+    version: str
+    digest: str
+    location: str
+    files: int
+    size: int
+
+
+def export_version(conn: sa.Connection, name: str, target: str, *, public: bool = False) -> ExportReport:
+    """Export a version, given by name, as ``production`` or by digest, to a directory or ``hf://org/name``.
+
+    The directory must not exist, or be empty; it appears complete or not at all. A repository is created if
+    necessary, private unless ``public``; the version is one commit with a tag of its name. Raises
+    ``InputError``, ``CorruptCheckpointError`` or ``VersionNotFoundError``, and ``ModelError`` when the hub
+    rejects it or cannot be reached.
+    """
+    lineage = load_version_lineage(conn, name)
+    verdict = load_newest_verdict(conn, lineage.version)
+    repository = target.removeprefix(HUB_SCHEME) if target.startswith(HUB_SCHEME) else None
+    if repository is None and "://" in target:
+        raise InputError(f"{target}: unknown kind of target", hint="Give a directory, or hf://ORG/NAME.")
+    if public and repository is None:
+        raise InputError("only a repository of the hub can be public")
+    manifest = verify(Path(lineage.path))
+    if repository is None:
+        return _export_to_directory(lineage, verdict, manifest, Path(target).expanduser().absolute())
+    with tempfile.TemporaryDirectory(prefix="iccm-export-") as folder:
+        _write(lineage, verdict, manifest, Path(folder))
+        url = _upload(Path(folder), repository, lineage, public)
+        return _report(lineage, url, Path(folder))
+
+
+def _export_to_directory(
+    lineage: VersionLineage, verdict: StoredVerdict | None, manifest: Manifest, target: Path
+) -> ExportReport:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target} exists and is not an empty directory")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        _write(lineage, verdict, manifest, staging)
+        fsync_tree(staging)
+        staging.chmod(0o755)
+        staging.rename(target)
+        fsync(target.parent)
+    finally:
+        remove_tree(staging)
+    return _report(lineage, str(target), target)
+
+
+def _report(lineage: VersionLineage, location: str, folder: Path) -> ExportReport:
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return ExportReport(lineage.version, lineage.digest, location, len(sizes), sum(sizes))
+
+
+def _write(lineage: VersionLineage, verdict: StoredVerdict | None, manifest: Manifest, folder: Path) -> None:
+    source = Path(lineage.path)
+    for name in manifest.files:
+        if name != MODEL_CARD_FILE:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, folder / name)
+    evidence = json.dumps(_make_evidence(lineage, manifest), indent=1, sort_keys=True, default=str)
+    (folder / EVIDENCE_FILE).write_text(evidence + "\n", encoding="utf-8")
+    card = source / MODEL_CARD_FILE
+    text = card.read_text(encoding="utf-8") if card.exists() else _EMPTY_CARD
+    (folder / MODEL_CARD_FILE).write_text(_make_card(text, lineage, verdict), encoding="utf-8")
+
+
+def _make_evidence(lineage: VersionLineage, manifest: Manifest) -> dict[str, Any]:
+    """Return where the version comes from and what was decided about it."""
+    run = lineage.run or {}
+    return {
+        "version": lineage.version,
+        "digest": lineage.digest,
+        "status": lineage.status,
+        "created_at": lineage.created_at,
+        "ancestry": [ancestor.version for ancestor in lineage.ancestry],
+        "manifest": manifest.model_dump(mode="json"),
+        "training": {name: run.get(name) for name in ("trigger", "dataset_digest", "training_timestamp")},
+        "conversations_by_role": lineage.roles,
+        "conversations_by_evidence": lineage.evidence,
+        "verdicts": list(lineage.verdicts),
+        "traffic": [
+            {name: event[name] for name in ("timestamp", "event_type", "version", "weight", "forced")}
+            for event in lineage.traffic
+        ],
+    }
+
+
+def _make_card(text: str, lineage: VersionLineage, verdict: StoredVerdict | None) -> str:
+    """Add the evidence to a model card, in words and as the evaluation results that the hub shows."""
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+    card = ModelCard(text)
+    data = cast(ModelCardData, card.data)
+    data.model_name = lineage.version
+    lines = ["## Evidence", "", f"Version `{lineage.version}`, digest `{lineage.digest}`."]
+    if verdict is None:
+        lines += ["", "No quality gate has decided on it."]
+    else:
+        summary, pass_rate = _describe(verdict)
+        lines += ["", summary]
+        if pass_rate is not None:
+            data.eval_results = [
+                EvalResult(
+                    task_type="text-generation",
+                    dataset_type="canary-set",
+                    dataset_name="canary set",
+                    dataset_revision=verdict.canary_set_digest,
+                    metric_type="test_pass_rate",
+                    metric_name="mean pass rate of reconstructions",
+                    metric_value=round(pass_rate, 6),
+                )
+            ]
+    lines += ["", f"Details: `{EVIDENCE_FILE}`.", ""]
+    card.text = f"{card.text.rstrip()}\n\n" + "\n".join(lines)
+    return str(card)
+
+
+def _describe(stored: StoredVerdict) -> tuple[str, float | None]:
+    """Describe a verdict, and return the version's pass rate; one of an earlier form has its status only."""
+    try:
+        candidate, production = mean_pass_rates(stored)
+        verdict = stored.read_verdict()
+    except InputError:
+        return f"Quality gate: {stored.status}.", None
+    compared = (stored.version, candidate), (stored.production_version, production)
+    return f"{describe_verdict(verdict, *compared)}\n\n{describe_rules(verdict)}", candidate
+
+
+def _upload(folder: Path, repository: str, lineage: VersionLineage, public: bool) -> str:
+    from httpx2 import HTTPError
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError
+
+    hub = HfApi()
+    try:
+        hub.create_repo(repository, private=not public, exist_ok=True)
+        commit = hub.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            commit_message=f"{lineage.version} ({lineage.digest[:12]})",
+            delete_patterns=list(_REPLACED_FILES),
+        )
+        hub.create_tag(repository, tag=lineage.version, revision=commit.oid, exist_ok=True)
+    except HFValidationError as error:
+        raise InputError(f"{HUB_SCHEME}{repository} ({first_line(error)})") from error
+    except (HTTPError, OSError) as error:
+        raise ModelError(
+            f"the hub did not take {lineage.version} as {repository} ({first_line(error)})",
+            hint="Set HF_TOKEN to a token with the right to write there.",
+        ) from error
+    return str(commit.commit_url)
