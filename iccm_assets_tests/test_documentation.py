@@ -45,6 +45,7 @@ def generate(directory: Path, *arguments: str, **variables: str) -> tuple[int, s
     return done.returncode, done.stderr
 
 
+@pytest.mark.slow
 def test_a_stale_reference_page_fails_the_check_that_names_it(reference: Path, tmp_path: Path) -> None:
     for path in reference.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -86,6 +86,7 @@ def test_no_text_that_a_user_reads_has_a_contract_id(source: str) -> None:
     assert matches == {}
 
 
+@pytest.mark.slow
 def test_the_package_has_no_retired_names_and_no_name_twice() -> None:
     assert list(check_names.check(check_names.PACKAGE)) == []
     for folder in check_names.OTHER_CODE:

@@ -66,20 +66,27 @@ def import_probed_model(store: ModelStore, path_or_hub_id: str, settings: Settin
     return store.import_model(path_or_hub_id, answer.prompt)
 
 
+def load_and_answer(directory: Path, prompt: PromptSettings, max_new_tokens: int) -> ModelAnswer:
+    """Do in this process what ``probe_model`` does in one of its own."""
+    from iccm_assets.models.generation import check_answers, load_model
+
+    loaded = load_model(directory, prompt=prompt)
+    return ModelAnswer(
+        loaded.kind,
+        parameters=sum(weight.numel() for weight in loaded.model.parameters()),
+        tokens=len(loaded.tokenizer),
+        text=check_answers(loaded, max_new_tokens).text,
+        prompt=loaded.encoder.prompt,
+    )
+
+
 def main(directory: str, max_new_tokens: str, prompt: str) -> None:
-    """Probe the model in this process, and print the result or the error as the last line."""
+    """Print the result or the error as the last line."""
     exit_with_parent()
     try:
-        from iccm_assets.models.generation import check_answers, load_model
-
-        loaded = load_model(directory, prompt=PromptSettings.model_validate_json(prompt))
-        reply = {
-            "kind": loaded.kind,
-            "parameters": sum(weight.numel() for weight in loaded.model.parameters()),
-            "tokens": len(loaded.tokenizer),
-            "text": check_answers(loaded, int(max_new_tokens)).text,
-            "prompt": loaded.encoder.prompt.model_dump(),
-        }
+        settings = PromptSettings.model_validate_json(prompt)
+        answer = load_and_answer(Path(directory), settings, int(max_new_tokens))
+        reply = {**vars(answer), "prompt": answer.prompt.model_dump()}
     except IccmError as error:
         reply = {"error": error.to_dict()}
     sys.stdout.write(f"{json.dumps(reply)}\n")

@@ -51,6 +51,7 @@ def test_the_vectors_are_those_of_sentence_transformers(embedder):
     assert np.abs(embedder.encode(TEXTS[:5]) - reference).max() < 1e-6
 
 
+@pytest.mark.slow
 def test_texts_are_embedded_bit_for_bit_as_by_sentence_transformers_without_its_import(embedder, monkeypatch):
     code = (
         "import sys\n"

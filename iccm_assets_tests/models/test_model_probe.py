@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from iccm_assets.errors import ModelError
+from iccm_assets.models import model_probe
 from iccm_assets.models.generation import check_answers, load_model
-from iccm_assets.models.model_probe import import_probed_model, probe_model
+from iccm_assets.models.model_probe import import_probed_model, load_and_answer, probe_model
 from iccm_assets.models.tokenization import CHAT_SYSTEM
 from iccm_assets.registry.manifest import Prompt
 from iccm_assets.registry.model_store import ModelStore
@@ -45,12 +46,18 @@ def test_a_refusal_crosses_the_process_with_its_fix(tmp_path: Path) -> None:
 
 
 def test_an_imported_model_has_the_prompt_of_the_settings_or_its_chat_template_for_good(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = load_settings(prompt={"template": "# {{ system }}\n{{ source }}\n", "system": "Code"})
     own = Prompt(format="template", system="Code", template="# {{ system }}\n{{ source }}\n")
     stored = import_probed_model(ModelStore(tmp_path), str(qwen2(tmp_path / "model")), settings)
     assert stored.manifest.prompt == load_model(stored.path).encoder.prompt == own
+    # The others need no process of their own, which takes seconds to start.
+    monkeypatch.setattr(
+        model_probe,
+        "probe_model",
+        lambda path, chosen: load_and_answer(path, chosen.prompt, chosen.evaluation.max_new_tokens),
+    )
     chat = import_probed_model(ModelStore(tmp_path), str(tmp_path / "model"), load_settings())
     assert chat.manifest.prompt == Prompt(format="chat", system=CHAT_SYSTEM)
     assert chat.digest != stored.digest

@@ -76,6 +76,7 @@ def test_the_rehearsal_sample_is_base_only_and_balanced(rehearsal: list[dict[str
     assert max(slices.values()) - min(slices.values()) <= len(rehearsal) // 50
 
 
+@pytest.mark.slow
 def test_each_set_is_disjoint_from_the_other_the_rehearsal_sample_and_traffic(
     evaluation_set: list[dict[str, Any]], rehearsal: list[dict[str, Any]]
 ) -> None:
