@@ -172,13 +172,16 @@ def classify_key(name: str) -> str | None:
 
 def is_secret(value: str, kind: str, *, quoted: bool = True) -> bool:
     """Whether a value with a name of this kind looks like a secret, not like a word, name or template."""
-    if not 6 <= len(value) <= 500 or len(set(value[:64])) < 3 or _is_reference(value):
+    if not 6 <= len(value) <= 500 or len(set(value[:64])) < 3:
         return False
     if kind == "PASSWORD":
-        return _is_password(value, quoted)
-    if len(value) < (8 if kind == "API_KEY" else 12) or " " in value or _is_name_like(value):
+        return not _is_reference(value) and _is_password(value, quoted)
+    # Cheap questions first: a hostile text asks them at every few characters.
+    if len(value) < (8 if kind == "API_KEY" else 12) or " " in value:
         return False
-    return _has_digit(value) or is_keyboard_mash(value)
+    if not (_has_digit(value) or is_keyboard_mash(value)):
+        return False
+    return not (_is_reference(value) or _is_name_like(value))
 
 
 def _is_reference(value: str) -> bool:
