@@ -1,8 +1,9 @@
 """Tokens of known shape: one row for each form that an issuer documents. (C4)
 
-A row gives the placeholder, the form, the texts of which a token of this form contains one, and the page on
-which the issuer describes, or at least shows, it. ``DISTINCT_TOKENS`` have a form that nothing else has;
-``AMBIGUOUS_TOKENS`` have a short or common prefix, so they must start a word and look random.
+A row gives the placeholder, the form, the texts of which a token of this form contains one, and a page of
+the issuer about it, where to look when a form changes; the pages were not fetched for this table.
+``DISTINCT_TOKENS`` have a form that nothing else has; ``AMBIGUOUS_TOKENS`` have a short or common prefix,
+so they must start a word and look random.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class TokenForm(NamedTuple):
 
 
 _AZURE = "https://learn.microsoft.com/en-us/purview/sit-defn-"
-_UUID = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
+UUID = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
 
 # fmt: off
 DISTINCT_TOKENS = (
@@ -164,7 +165,7 @@ DISTINCT_TOKENS = (
               "https://razorpay.com/docs/payments/dashboard/account-settings/api-keys/"),
     TokenForm("TOKEN", r"FLWSECK(?:_TEST)?-[A-Za-z0-9]{12,}(?:-X)?", "FLWSECK",
               "https://developer.flutterwave.com/docs/authentication"),
-    TokenForm("TOKEN", r"access-(?:sandbox|development|production)-" + _UUID,
+    TokenForm("TOKEN", r"access-(?:sandbox|development|production)-" + UUID,
               "access-sandbox- access-development- access-production-",
               "https://plaid.com/docs/api/items/"),
     TokenForm("TOKEN", r"access_token\$(?:production|sandbox)\$[a-z0-9]{16}\$[a-f0-9]{32}", "access_token$",
@@ -190,7 +191,7 @@ DISTINCT_TOKENS = (
               "https://docs.doppler.com/reference/auth-token-formats"),
     TokenForm("TOKEN", r"ops_eyJ[\w-]{100,}", "ops_eyJ",
               "https://developer.1password.com/docs/service-accounts/"),
-    TokenForm("TOKEN", r"(?<![\w-])(?:sdk|api|mob)-" + _UUID + r"(?![\w-])", "sdk- api- mob-",
+    TokenForm("TOKEN", r"(?<![\w-])(?:sdk|api|mob)-" + UUID + r"(?![\w-])", "sdk- api- mob-",
               "https://launchdarkly.com/docs/home/account/api"),
     # Work and content.
     TokenForm("TOKEN", r"lin_(?:api|oauth)_[A-Za-z0-9]{32,}", "lin_api_ lin_oauth_",
@@ -201,7 +202,7 @@ DISTINCT_TOKENS = (
               "https://learning.postman.com/docs/developer/postman-api/authentication/"),
     TokenForm("TOKEN", r"pat[A-Za-z0-9]{14}\.[a-f0-9]{64}", "pat",
               "https://airtable.com/developers/web/guides/personal-access-tokens"),
-    TokenForm("TOKEN", r"pat-(?:na|eu|ap)\d-" + _UUID, "pat-",
+    TokenForm("TOKEN", r"pat-(?:na|eu|ap)\d-" + UUID, "pat-",
               "https://developers.hubspot.com/docs/guides/apps/private-apps/overview"),
     TokenForm("TOKEN", r"(?<![\d/])\d/\d{10,}/\d{10,}:[a-f0-9]{32}", "/",
               "https://developers.asana.com/docs/personal-access-token"),

@@ -6,9 +6,7 @@ import re
 
 from iccm_assets.capture.redaction.rules import RedactionRule
 from iccm_assets.capture.redaction.token_secrets import has_high_entropy, is_filler, is_keyboard_mash
-from iccm_assets.capture.redaction.vendor_tokens import TokenForm
-
-_UUID = r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
+from iccm_assets.capture.redaction.vendor_tokens import UUID, TokenForm
 
 # fmt: off
 WEBHOOK_FORMS = (
@@ -38,11 +36,11 @@ WEBHOOK_FORMS = (
     TokenForm("WEBHOOK", r"(?:webexapis|api\.ciscospark)\.com/v1/webhooks/incoming/[\w-]{40,120}",
               "webhooks",
               "https://apphub.webex.com/applications/incoming-webhooks-cisco-systems-38054-23307-75252"),
-    TokenForm("WEBHOOK", rf"open\.(?:feishu\.cn|larksuite\.com)/open-apis/bot/v2/hook/{_UUID}", "hook",
+    TokenForm("WEBHOOK", rf"open\.(?:feishu\.cn|larksuite\.com)/open-apis/bot/v2/hook/{UUID}", "hook",
               "https://open.larksuite.com/document/client-docs/bot-v3/add-custom-bot"),
     TokenForm("WEBHOOK", r"oapi\.dingtalk\.com/robot/send\?access_token=[a-f0-9]{40,80}", "oapi.dingtalk.com",
               "https://open.dingtalk.com/document/orgapp/custom-robot-access"),
-    TokenForm("WEBHOOK", rf"qyapi\.weixin\.qq\.com/cgi-bin/webhook/send\?key={_UUID}", "webhook",
+    TokenForm("WEBHOOK", rf"qyapi\.weixin\.qq\.com/cgi-bin/webhook/send\?key={UUID}", "webhook",
               "https://developer.work.weixin.qq.com/document/path/91770"),
     TokenForm("WEBHOOK", r"events\.(?:eu\.)?pagerduty\.com/integration/[a-f0-9]{32}/enqueue", "pagerduty.com",
               "https://developer.pagerduty.com/docs/events-api-v2-overview"),
@@ -50,7 +48,7 @@ WEBHOOK_FORMS = (
 # fmt: on
 
 _SEGMENTS = re.compile(r"[/?=&#\\]")
-_RANDOM_SEGMENT = re.compile(rf"(?:{_UUID}|[0-9a-f]{{16,}}|[\w-]{{16,}})(?:@{_UUID})?")
+_RANDOM_SEGMENT = re.compile(rf"(?:{UUID}|[0-9a-f]{{16,}}|[\w-]{{16,}})(?:@{UUID})?")
 
 
 def _is_secret_address(match: re.Match[str]) -> bool:
