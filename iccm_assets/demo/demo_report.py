@@ -192,7 +192,9 @@ def make_slice_rows(evidence: GateEvidence, settings: EvaluationSettings) -> lis
                 "change": fmean(differences),
                 "better": confidence_above(differences, 0.0, -1.0),
                 "worse": confidence_of_harm([-difference for difference in differences], 0.0, -1.0),
-                "detectable": find_detectable_loss([item.production for item in items], settings),
+                "detectable": find_detectable_loss(evidence.items, name, settings)
+                if name in slices
+                else None,
             }
         )
     return rows

@@ -11,14 +11,16 @@ confidence that the true harm exceeds it is reached.
 
 Forgetting is judged by slice, and once for all slices together that production masters: the observed drop
 exceeds its limit, and is a drop with confidence. In a slice of 40 items, a loss of 0.10 cannot be shown to be
-larger than 0.05. Equal models answer differently where both are often wrong: in a slice that production does
-not master, more confidence is required, or one of many slices would be lost by chance in most evaluations.
+larger than 0.05. How much equal models differ by chance is read from the evidence itself: from what the other
+slices of its kind lose (those that production masters, or those that it does not), and from what the slice
+gains, because chance takes as often as it gives. A slice is lost when it falls by more than that.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -44,8 +46,10 @@ MIN_LATENCIES = 20
 MAX_BLANK_FRACTION = 0.5
 # Mean pass rate from which on production masters a slice.
 MASTERED_PASS_RATE = 0.8
-# Confidence that a slice dropped at all: one that production masters, any other, and the mastered together.
-MASTERED_CONFIDENCE, OTHER_CONFIDENCE, POOLED_CONFIDENCE = 0.975, 0.995, 0.95
+# How often at most equal models lose any slice at all, and the confidence that the mastered together dropped.
+FORGETTING_ERROR, POOLED_CONFIDENCE = 0.05, 0.95
+# How much the gains of a slice count for what chance takes from it, beside the losses of the other slices.
+OWN_WEIGHT = 0.25
 _MAX_NAMES = 5
 _STRONGEST_FIRST: tuple[Outcome, ...] = ("fail", "inconclusive", "pass")
 
@@ -65,6 +69,21 @@ class _Pairs:
     @property
     def differences(self) -> list[float]:
         return [pair.difference for pair in self.reliable]
+
+    @property
+    def items(self) -> int:
+        """All items, those without a pair included."""
+        return len(self.reliable) + self.missing
+
+    @property
+    def losses(self) -> list[float]:
+        """What each item lost; a missing one counts as won."""
+        return [*(-value for value in self.differences), *[-1.0] * self.missing]
+
+    @property
+    def is_mastered(self) -> bool:
+        """Whether production masters these items."""
+        return bool(self.reliable) and confidence_bounds.mean(self.production) >= MASTERED_PASS_RATE
 
     @property
     def production(self) -> list[float]:
@@ -157,23 +176,22 @@ def _improvement_rule(pairs: _Pairs, settings: EvaluationSettings, emergency: bo
 
 def _forgetting_rule(evidence: GateEvidence, settings: EvaluationSettings) -> RuleResult:
     """Fail if the pass rate of a slice with enough items dropped by more than allowed."""
-    slices = _group_by_slice(evidence)
-    changes: dict[str, float] = {}
-    results: list[RuleResult] = []
-    for name, items in sorted(slices.items()):
-        pairs = _Pairs.build(items, len(items))
-        if pairs.reliable:
-            changes[name] = confidence_bounds.mean(pairs.differences)
-        if len(items) >= settings.min_slice_items:
-            results.append(
-                _loss_rule(
-                    "forgetting",
-                    f"slice {name}",
-                    pairs,
-                    settings.max_slice_drop,
-                    _required_confidence(pairs.production),
-                )
-            )
+    slices = _group_by_slice(evidence.items)
+    changes = {
+        name: confidence_bounds.mean(pairs.differences) for name, pairs in slices.items() if pairs.reliable
+    }
+    judged = [name for name, pairs in slices.items() if pairs.items >= settings.min_slice_items]
+    results = [
+        _loss_rule(
+            "forgetting",
+            f"slice {name}",
+            slices[name],
+            settings.max_slice_drop,
+            confidence_bounds.confidence_of_loss(slices[name].losses, _find_noise(slices, name)),
+            _required_confidence(len(judged)),
+        )
+        for name in judged
+    ]
     if forgotten := [result.reason for result in results if result.outcome == "fail"]:
         return RuleResult("forgetting", "fail", "; ".join(forgotten), changes)
     if not changes:
@@ -189,11 +207,7 @@ def _forgetting_rule(evidence: GateEvidence, settings: EvaluationSettings) -> Ru
 
 def _pooled_forgetting_rule(evidence: GateEvidence, settings: EvaluationSettings) -> RuleResult:
     """Fail if the slices that production masters dropped, taken together, by more than allowed."""
-    mastered = {
-        name: pairs
-        for name, items in _group_by_slice(evidence).items()
-        if (pairs := _Pairs.build(items, len(items))).reliable and _is_mastered(pairs.production)
-    }
+    mastered = {name: pairs for name, pairs in _group_by_slice(evidence.items).items() if pairs.is_mastered}
     if not any(item.reliable for item in evidence.items):
         return RuleResult("pooled_forgetting", "inconclusive", "nothing could be compared", {})
     if not mastered:
@@ -206,41 +220,67 @@ def _pooled_forgetting_rule(evidence: GateEvidence, settings: EvaluationSettings
     label = (
         f"the {len(mastered)} slices that production masters" if len(mastered) > 1 else next(iter(mastered))
     )
-    result = _loss_rule("pooled_forgetting", label, pooled, settings.max_pooled_drop, POOLED_CONFIDENCE)
+    # An equal model may solve what production does not, also where production solves all of these items.
+    confidence = confidence_bounds.confidence_of_harm(pooled.losses, 0.0, -1.0)
+    result = _loss_rule(
+        "pooled_forgetting", label, pooled, settings.max_pooled_drop, confidence, POOLED_CONFIDENCE
+    )
     return replace(result, numbers={**result.numbers, "slices": float(len(mastered))})
 
 
-def _is_mastered(production: Sequence[float]) -> bool:
-    return confidence_bounds.mean(production) >= MASTERED_PASS_RATE
-
-
-def _required_confidence(production: Sequence[float]) -> float:
-    return MASTERED_CONFIDENCE if production and _is_mastered(production) else OTHER_CONFIDENCE
-
-
-def _group_by_slice(evidence: GateEvidence) -> dict[str, list[ItemEvidence]]:
+def _group_by_slice(items: Sequence[ItemEvidence]) -> dict[str, _Pairs]:
     slices: dict[str, list[ItemEvidence]] = defaultdict(list)
-    for item in evidence.items:
+    for item in items:
         slices[item.slice].append(item)
-    return slices
+    return {name: _Pairs.build(slices[name], len(slices[name])) for name in sorted(slices)}
 
 
-def find_detectable_loss(production: Sequence[float], settings: EvaluationSettings) -> float | None:
-    """Find the smallest loss of a slice that the forgetting rule could have shown.
+def _find_noise(slices: Mapping[str, _Pairs], name: str) -> list[tuple[float, list[float]]]:
+    """Find what equal models lose: the losses of the other slices of its kind, and the gains of this one."""
+    own = slices[name]
+    elsewhere = [
+        max(0.0, -difference)
+        for other, pairs in slices.items()
+        if other != name and pairs.is_mastered == own.is_mastered
+        for difference in pairs.differences
+    ]
+    here = [max(0.0, difference) for difference in own.differences]
+    return [(1.0 - OWN_WEIGHT, elsewhere), (OWN_WEIGHT, here)] if elsewhere else [(1.0, here)]
 
-    ``production`` are the pass rates of production on the slice's items. Items are lost whole, the best ones
-    first. None for a slice with too few items to be judged, or too small to show even the loss of all.
+
+def _required_confidence(judged: int) -> float:
+    """Return the confidence with which equal models lose any of so many slices as rarely as promised."""
+    return 1.0 - FORGETTING_ERROR / max(1, judged)
+
+
+def find_detectable_loss(
+    items: Sequence[ItemEvidence], name: str, settings: EvaluationSettings
+) -> float | None:
+    """Find the smallest loss of a slice that the forgetting rule could have shown in this evidence.
+
+    Items of the slice ``name`` are lost whole, those that production solves best first. None for a slice with
+    too few items to be judged, or where even the loss of all could not be shown.
     """
-    if len(production) < settings.min_slice_items:
+    slices = _group_by_slice(items)
+    judged = sum(pairs.items >= settings.min_slice_items for pairs in slices.values())
+    pairs = slices[name]
+    if pairs.items < settings.min_slice_items or not pairs.reliable:
         return None
-    losses = [0.0] * len(production)
-    for index, rate in enumerate(sorted(production, reverse=True)):
-        losses[index] = rate
-        loss = confidence_bounds.mean(losses)
-        confidence = confidence_bounds.confidence_of_harm(losses, 0.0, -1.0)
-        if loss > settings.max_slice_drop and confidence >= _required_confidence(production):
-            return loss
-    return None
+    noise, rates = _find_noise(slices, name), sorted(pairs.production, reverse=True)
+
+    def is_shown(count: int) -> bool:
+        losses = [*rates[:count], *[0.0] * (len(rates) - count)]
+        exceeded = confidence_bounds.mean(losses) > settings.max_slice_drop
+        confidence = confidence_bounds.confidence_of_loss(losses, noise) if exceeded else 0.0
+        return exceeded and confidence >= _required_confidence(judged)
+
+    # The more items are lost, the more certain: the first count that is shown, by bisection.
+    count = bisect_left(range(len(rates) + 1), True, key=is_shown)
+    return (
+        confidence_bounds.mean([*rates[:count], *[0.0] * (len(rates) - count)])
+        if count <= len(rates)
+        else None
+    )
 
 
 def _drop_rule(
@@ -250,23 +290,22 @@ def _drop_rule(
     if not pairs.reliable:
         return RuleResult(name, "inconclusive", f"{label}: nothing could be compared", {"allowed": allowed})
     observed, exceeded, numbers = _describe_drop(label, pairs, allowed)
-    harms = [*(-value for value in pairs.differences), *[-1.0] * pairs.missing]
+    harms = pairs.losses
     # An item can gain at most 1 minus production's rate; of a missing item nothing is known.
     production = min(pair.rate(of_candidate=False) for pair in pairs.reliable)
     confidence = confidence_bounds.confidence_of_harm(harms, allowed, min(production - 1.0, *harms))
     return _harm_rule(name, observed, exceeded, confidence, numbers, settings)
 
 
-def _loss_rule(name: str, label: str, pairs: _Pairs, allowed: float, required: float) -> RuleResult:
+def _loss_rule(
+    name: str, label: str, pairs: _Pairs, allowed: float, confidence: float, required: float
+) -> RuleResult:
     """Fail if the pass rate dropped by more than ``allowed``, with confidence that it dropped at all."""
     if not pairs.reliable:
         return RuleResult(name, "inconclusive", f"{label}: nothing could be compared", {"allowed": allowed})
     observed, exceeded, numbers = _describe_drop(label, pairs, allowed)
-    # An equal model may solve what production does not, also where production solves all of these items.
-    harms = [*(-value for value in pairs.differences), *[-1.0] * pairs.missing]
-    confidence = confidence_bounds.confidence_of_harm(harms, 0.0, -1.0)
     failed = exceeded and confidence >= required
-    reason = f"{observed} (confidence {confidence:.3f} that it dropped, {required:g} required)"
+    reason = f"{observed} (confidence {confidence:.3f} that it dropped, {required:.4g} required)"
     return RuleResult(name, "fail" if failed else "pass", reason, {**numbers, "confidence": confidence})
 
 

@@ -73,7 +73,7 @@ def test_the_report_is_one_json_document() -> None:
     )
     assert plain["is_improvement"] and plain["weeks"][0]["outcome"] == "gate_passed"
     known = next(row for row in plain["slices"] if row["slice"] == BASE_FAMILIES[0])
-    assert known["detectable"] == pytest.approx(4 / 30, abs=1e-8)
+    assert known["detectable"] == pytest.approx(3 / 30, abs=1e-8)
     assert (
         plain["comparison"]["low"] > 0 and len(plain["slices"]) == len(BASE_FAMILIES) + len(NEW_FAMILIES) + 1
     )

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from iccm_assets.evaluation.confidence_bounds import (
     confidence_above,
     confidence_of_harm,
+    confidence_of_loss,
     mean,
     quantile,
     quantile_ratio_confidence,
@@ -201,3 +202,60 @@ def test_a_slower_candidate_is_detected_and_an_equally_fast_one_is_not() -> None
 
 def test_no_latencies_are_no_evidence() -> None:
     assert quantile_ratio_confidence([], [1.0], 0.95, 1.2) == 0.0
+
+
+# --- losses against what equal models lose
+
+
+def test_a_loss_is_compared_with_the_sum_of_as_many_draws():
+    """Of 3 items, each falls and rises by 1 with probability 1/4 (one in three seen, and one unseen)."""
+    seen = [(1.0, [0.0, 0.0, 0.0])]
+    single = {-1: 3 / 16, 0: 10 / 16, 1: 3 / 16}
+    total = {0: 1.0}
+    for _ in range(3):
+        total = {
+            at: sum(single.get(at - was, 0.0) * share for was, share in total.items()) for at in range(-3, 4)
+        }
+    for lost in range(4):
+        losses = [1.0] * lost + [0.0] * (3 - lost)
+        expected = sum(share for at, share in total.items() if at < lost)
+        assert confidence_of_loss(losses, seen) == pytest.approx(expected, abs=2e-6)
+    assert confidence_of_loss([1.0, -1.0, 0.5], seen) == confidence_of_loss([0.5, 0.0, 0.0], seen)
+
+
+def test_samples_of_losses_count_by_their_weight():
+    quiet, loud = [0.0] * 99, [1.0] * 99
+    losses = [1.0] * 4 + [0.0] * 36
+    by_weight = [confidence_of_loss(losses, [(1 - w, quiet), (w, loud)]) for w in (0.0, 0.1, 0.3, 0.6)]
+    assert by_weight == sorted(by_weight, reverse=True) and by_weight[0] > 0.999 and by_weight[-1] < 0.9
+    assert confidence_of_loss(losses, [(2.0, quiet), (2.0, loud)]) == confidence_of_loss(
+        losses, [(1.0, quiet), (1.0, loud)]
+    )
+
+
+def test_a_loss_of_equal_models_is_rarely_more_than_chance():
+    rng = np.random.default_rng(3)
+
+    def draw(count):
+        return np.where(rng.random(count) < 0.2, rng.choice([0.25, 0.5, 1.0], count), 0.0)
+
+    runs = 400
+    alarms = sum(
+        confidence_of_loss(list(draw(40) - draw(40)), [(1.0, list(draw(400)))]) >= 0.95 for _ in range(runs)
+    )
+    assert alarms <= 0.05 * runs + 2 * math.sqrt(0.05 * 0.95 * runs)
+
+
+def test_without_items_or_samples_there_is_no_confidence():
+    assert confidence_of_loss([], [(1.0, [0.0])]) == 0.0
+    assert confidence_of_loss([1.0], []) == 0.0
+
+
+def test_a_large_slice_is_computed_in_coarser_steps():
+    """6,000 items, each of which falls and rises by 1/2 in one of 20 cases, and by 1 in one of 1,001."""
+    deviation = math.sqrt(6_000 * 2 * (0.05 * 0.25 + 0.001))
+    for lost in (10, 20, 30):
+        losses = [0.5] * (2 * lost) + [0.0] * (6_000 - 2 * lost)
+        expected = scipy.stats.norm.cdf((lost - 0.25) / deviation)
+        found = confidence_of_loss(losses, [(1.0, [0.0] * 950 + [0.5] * 50)])
+        assert found == pytest.approx(expected, abs=0.01)

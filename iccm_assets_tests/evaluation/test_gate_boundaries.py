@@ -11,7 +11,6 @@ import pytest
 from scipy.special import betainc
 
 from iccm_assets.errors import InputError
-from iccm_assets.evaluation import quality_gate
 from iccm_assets.evaluation.confidence_bounds import (
     confidence_above,
     confidence_of_harm,
@@ -135,39 +134,73 @@ def test_a_slice_may_drop_by_exactly_five_points(lost, outcome):
     assert gate(BETTER, slice_).rule("forgetting").outcome == outcome
 
 
-@pytest.mark.parametrize(("solved", "lost"), [(40, 4), (37, 4), (31, 7)])
-def test_four_items_of_forty_are_a_loss_and_more_where_production_masters_less(solved, lost):
-    """At a pass rate of 31 of 40 production does not master the slice: chance changes more there."""
-    for count, outcome in ((lost - 1, "pass"), (lost, "fail")):
-        pairs = [(0.0, 1.0)] * count + [(1.0, 1.0)] * (solved - count) + [(0.0, 0.0)] * (40 - solved)
-        assert gate(BETTER, items(pairs, "strings")).rule("forgetting").outcome == outcome, count
-    gap = items([(0.0, 1.0)] * 4 + [(1.0, 1.0)] * 36 + [(None, None)] * 2, "strings")
-    assert gate(BETTER, gap).rule("forgetting").outcome == "pass"
+@pytest.mark.parametrize(
+    ("noise", "lost"),
+    [((0.0, 0), 3), ((1.0, 2), 4), ((1.0, 20), 7), ((0.3, 60), 4)],
+)
+def test_a_slice_is_lost_when_it_falls_by_more_than_the_others_do_by_chance(noise, lost):
+    """Of 200 items of other slices, so many lose so much (and as many gain it)."""
+    size, count = noise
+    pairs = [(1.0 - size, 1.0)] * count + [(1.0, 1.0 - size)] * count + [(1.0, 1.0)] * (200 - 2 * count)
+    others = [items(pairs[n::5], f"other {n}") for n in range(5)]
+    gains = items([(1.0, 0.0)] * 12 + [(0.0, 0.0)] * 100, "not mastered")
+    for losses, outcome in ((lost - 1, "pass"), (lost, "fail")):
+        slice_ = items([(0.0, 1.0)] * losses + [(1.0, 1.0)] * (40 - losses), "strings")
+        assert gate(*others, gains, slice_).rule("forgetting").outcome == outcome, losses
+    gap = items([(0.0, 1.0)] * lost + [(1.0, 1.0)] * (40 - lost) + [(None, None)] * lost, "strings")
+    assert gate(*others, gains, gap).rule("forgetting").outcome == "pass"
 
 
-@pytest.mark.parametrize("rates", [[1.0] * 20 + [0.0] * 4, [0.9] * 15 + [0.4] * 15])
-def test_the_loss_that_can_be_shown_is_the_smallest_that_fails(rates, monkeypatch):
-    loss = find_detectable_loss(rates, GATE)
+def test_what_a_slice_gains_says_what_chance_takes_from_it():
+    slice_ = [(0.0, 1.0)] * 3 + [(1.0, 1.0)] * 37
+    assert gate(items([(1.0, 1.0)] * 200), items(slice_, "s")).rule("forgetting").outcome == "fail"
+    restless = [(0.0, 1.0)] * 8 + [(1.0, 0.0)] * 5 + [(1.0, 1.0)] * 27
+    verdict = gate(items([(1.0, 1.0)] * 200), items(restless, "s"))
+    assert verdict.rule("forgetting").numbers["s"] == -0.075
+    assert verdict.rule("forgetting").outcome == "pass"
+
+
+def test_slices_are_compared_with_those_of_their_kind():
+    """What a slice that production does not master loses says nothing about one that it masters."""
+    restless = items([(0.0, 1.0)] * 20 + [(1.0, 0.0)] * 20 + [(0.0, 0.0)] * 40, "not mastered")
+    slice_ = items([(0.0, 1.0)] * 4 + [(1.0, 1.0)] * 36, "s")
+    assert gate(BETTER, restless, slice_).rule("forgetting").outcome == "fail"
+    assert (
+        gate(BETTER, items([(0.0, 1.0)] * 40 + [(1.0, 1.0)] * 160, "o"), slice_)
+        .rule("forgetting")
+        .reason.startswith("slice o")
+    )
+
+
+@pytest.mark.parametrize("rates", [[1.0] * 20 + [0.0] * 4, [0.9] * 15 + [0.4] * 15, [1.0] * 40])
+def test_the_loss_that_can_be_shown_is_the_smallest_that_fails(rates):
+    kept = items([(rate, rate) for rate in rates], "s")
+    loss = find_detectable_loss((*BETTER, *kept), "s", GATE)
     outcomes = []
     for lost in range(1, len(rates) + 1):
         pairs = [(0.0 if at < lost else rate, rate) for at, rate in enumerate(rates)]
         outcomes.append(gate(BETTER, items(pairs, "s")).rule("forgetting").outcome)
     count = outcomes.index("fail") + 1
     assert loss == pytest.approx(sum(rates[:count]) / len(rates))
-    harms = [*rates[:count], *[0.0] * (len(rates) - count)]
-    confidence = confidence_of_harm(harms, 0.0, -1.0)
-    for name in ("MASTERED_CONFIDENCE", "OTHER_CONFIDENCE"):
-        monkeypatch.setattr(quality_gate, name, confidence)
-    assert find_detectable_loss(rates, GATE) == loss
+    assert set(outcomes[count:]) <= {"fail"}
 
 
-def test_the_loss_of_a_whole_slice_may_be_the_only_one_that_can_be_shown():
-    assert find_detectable_loss([0.052, 0.051] * 10, GATE) == pytest.approx(0.0515)
-    assert find_detectable_loss([0.05] * 40, GATE) is None
-    assert find_detectable_loss([1.0] * 20, GATE) == pytest.approx(0.2)
-    assert find_detectable_loss([1.0] * 40, GATE) == pytest.approx(0.1)
-    # Exactly the allowed loss is none.
-    assert find_detectable_loss([1.0] * 80, GATE) == pytest.approx(5 / 80)
+@pytest.mark.parametrize(
+    ("rates", "loss"),
+    [
+        ([0.052, 0.051] * 10, None),
+        ([0.05] * 40, None),
+        ([1.0] * 19, None),
+        ([0.0] * 40, None),
+        ([1.0] * 20, 3 / 20),
+        ([1.0] * 40, 3 / 40),
+        # Exactly the allowed loss is none.
+        ([1.0] * 80, 5 / 80),
+    ],
+)
+def test_the_loss_that_can_be_shown_depends_on_the_items(rates, loss):
+    found = find_detectable_loss((*BETTER, *items([(rate, rate) for rate in rates], "s")), "s", GATE)
+    assert found == (None if loss is None else pytest.approx(loss))
 
 
 @pytest.mark.parametrize(("lost", "outcome"), [(18, "pass"), (19, "fail")])
@@ -211,20 +244,33 @@ def lose(rng, evidence, chosen, loss, fraction):
     return changed
 
 
+def lose_whole(rng, evidence, name, count):
+    """Let the candidate fail so many of the items of a slice that it solves best."""
+    at = sorted(
+        (n for n, item in enumerate(evidence) if item.slice == name),
+        key=lambda n: (-round(evidence[n].candidate, 1), rng.random()),
+    )
+    changed = list(evidence)
+    for n in at[:count]:
+        changed[n] = replace(evidence[n], candidate=0.0)
+    return changed
+
+
 def test_forgetting_has_power_of_090_and_a_false_positive_rate_of_005():
     """Of 80 simulated evaluations with a loss in one slice, in the old slices, and in none."""
     rng = np.random.default_rng(5)
     old = [f"s{n}" for n in range(12)]
-    false_positives, detected_one, detected_all = 0, 0, 0
+    false_positives, spread, whole, detected_all = 0, 0, 0, 0
     for _ in range(80):
         evidence = list(equal_models(rng, 18))
         rules = {rule.name: rule.outcome for rule in gate(evidence).rules}
         false_positives += "fail" in (rules["forgetting"], rules["pooled_forgetting"])
         in_one = gate(lose(rng, evidence, [rng.choice(old)], 0.10, 0.3))
-        detected_one += in_one.rule("forgetting").outcome == "fail"
+        spread += in_one.rule("forgetting").outcome == "fail"
+        whole += gate(lose_whole(rng, evidence, rng.choice(old), 4)).rule("forgetting").outcome == "fail"
         detected_all += gate(lose(rng, evidence, old, 0.04, 0.1)).rule("pooled_forgetting").outcome == "fail"
     assert false_positives <= 4
-    assert detected_one >= 72 and detected_all >= 72
+    assert spread >= 72 and whole >= 72 and detected_all >= 72
 
 
 def test_the_worst_slice_is_named_and_a_gain_elsewhere_does_not_hide_it():
