@@ -72,21 +72,21 @@ def confidence_of_harm(values: Sequence[float], bound: float, min_value: float) 
     return max(confidence, _student_above(values, bound)) if len(set(values)) > 1 else confidence
 
 
-def confidence_of_loss(losses: Sequence[float], seen: Sequence[tuple[float, Sequence[float]]]) -> float:
+def confidence_of_loss(losses: Sequence[float], samples: Sequence[tuple[float, Sequence[float]]]) -> float:
     """Return the confidence in [0, 1] that a slice fell by more than one of an equal model falls by chance.
 
-    ``losses`` has the loss of pass rate of each item, negative for a gain, in [-1, 1]. ``seen`` are samples of
+    ``losses`` has the loss of pass rate of each item, negative for a gain, in [-1, 1]. ``samples`` are samples of
     losses that equal models show, in [0, 1], each with its weight; to each belongs one loss of 1 that nobody
     has seen yet. An item of an equal model falls by one draw from them and rises by another: the confidence
     is the probability that all items together fall by less than observed, computed exactly for values
     rounded to 1/240 (coarser beyond 2,000 items). 0 without items or samples.
     """
-    if not losses or not seen:
+    if not losses or not samples:
         return 0.0
     count = len(losses)
     steps = max(1, min(_STEPS, _STEPS * 2_000 // count))
-    histograms = [_histogram([*sample, 1.0], steps) for _, sample in seen]
-    share = np.average(histograms, axis=0, weights=[weight for weight, _ in seen])
+    histograms = [_histogram([*sample, 1.0], steps) for _, sample in samples]
+    share = np.average(histograms, axis=0, weights=[weight for weight, _ in samples])
     size = 2 * steps * count + 1
     length = 1 << (size - 1).bit_length()
     spectrum = np.fft.rfft(np.convolve(share, share[::-1]), length)

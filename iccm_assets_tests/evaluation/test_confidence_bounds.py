@@ -209,7 +209,7 @@ def test_no_latencies_are_no_evidence() -> None:
 
 def test_a_loss_is_compared_with_the_sum_of_as_many_draws():
     """Of 3 items, each falls and rises by 1 with probability 1/4 (one in three seen, and one unseen)."""
-    seen = [(1.0, [0.0, 0.0, 0.0])]
+    samples = [(1.0, [0.0, 0.0, 0.0])]
     single = {-1: 3 / 16, 0: 10 / 16, 1: 3 / 16}
     total = {0: 1.0}
     for _ in range(3):
@@ -219,8 +219,8 @@ def test_a_loss_is_compared_with_the_sum_of_as_many_draws():
     for lost in range(4):
         losses = [1.0] * lost + [0.0] * (3 - lost)
         expected = sum(share for at, share in total.items() if at < lost)
-        assert confidence_of_loss(losses, seen) == pytest.approx(expected, abs=2e-6)
-    assert confidence_of_loss([1.0, -1.0, 0.5], seen) == confidence_of_loss([0.5, 0.0, 0.0], seen)
+        assert confidence_of_loss(losses, samples) == pytest.approx(expected, abs=2e-6)
+    assert confidence_of_loss([1.0, -1.0, 0.5], samples) == confidence_of_loss([0.5, 0.0, 0.0], samples)
 
 
 def test_samples_of_losses_count_by_their_weight():
@@ -257,5 +257,5 @@ def test_a_large_slice_is_computed_in_coarser_steps():
     for lost in (10, 20, 30):
         losses = [0.5] * (2 * lost) + [0.0] * (6_000 - 2 * lost)
         expected = scipy.stats.norm.cdf((lost - 0.25) / deviation)
-        found = confidence_of_loss(losses, [(1.0, [0.0] * 950 + [0.5] * 50)])
-        assert found == pytest.approx(expected, abs=0.01)
+        confidence = confidence_of_loss(losses, [(1.0, [0.0] * 950 + [0.5] * 50)])
+        assert confidence == pytest.approx(expected, abs=0.01)

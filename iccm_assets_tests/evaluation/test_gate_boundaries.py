@@ -199,8 +199,8 @@ def test_the_loss_that_can_be_shown_is_the_smallest_that_fails(rates):
     ],
 )
 def test_the_loss_that_can_be_shown_depends_on_the_items(rates, loss):
-    found = find_detectable_loss((*BETTER, *items([(rate, rate) for rate in rates], "s")), "s", GATE)
-    assert found == (None if loss is None else pytest.approx(loss))
+    loss_shown = find_detectable_loss((*BETTER, *items([(rate, rate) for rate in rates], "s")), "s", GATE)
+    assert loss_shown == (None if loss is None else pytest.approx(loss))
 
 
 @pytest.mark.parametrize(("lost", "outcome"), [(18, "pass"), (19, "fail")])
