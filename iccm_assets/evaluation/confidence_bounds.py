@@ -75,9 +75,9 @@ def confidence_of_harm(values: Sequence[float], bound: float, min_value: float) 
 def confidence_of_loss(losses: Sequence[float], samples: Sequence[tuple[float, Sequence[float]]]) -> float:
     """Return the confidence in [0, 1] that a slice fell by more than one of an equal model falls by chance.
 
-    ``losses`` has the loss of pass rate of each item, negative for a gain, in [-1, 1]. Each of ``samples`` is a
-    weight, and losses that equal models show, in [0, 1]; to each belongs one loss of 1 that nobody
-    has seen yet. An item of an equal model falls by one draw from them and rises by another: the confidence
+    ``losses`` has the loss of pass rate of each item, negative for a gain, in [-1, 1]. Each of ``samples`` is
+    a weight, and losses that equal models show, in [0, 1]; to each belongs one loss of 1 that nobody has seen
+    yet. An item of an equal model falls by one draw from them and rises by another: the confidence
     is the probability that all items together fall by less than observed, computed exactly for values
     rounded to 1/240 (coarser beyond 2,000 items). 0 without items or samples.
     """
