@@ -91,6 +91,10 @@ def pod_specs() -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{name} {document['metadata']['name']}", document["spec"]["template"]["spec"]
 
 
+def platform_pods() -> list[tuple[str, dict[str, Any]]]:
+    return [(name, pod) for name, pod in pod_specs() if pod["containers"][0]["image"] == PLATFORM_IMAGE]
+
+
 def find_manifest(kind: str, name: str) -> dict[str, Any]:
     [found] = [
         document

@@ -53,7 +53,11 @@ def test_a_database_of_this_machine_gives_the_loopback_address(
 
 
 def test_a_database_whose_name_does_not_resolve_gives_the_name_of_the_machine(
-    everywhere: socket.socket,
+    everywhere: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
     url = replica_url(everywhere, "postgresql://u@nowhere.invalid/d")
     assert url == f"http://{socket.gethostname()}:{everywhere.getsockname()[1]}"
