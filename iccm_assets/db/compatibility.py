@@ -29,5 +29,5 @@ def store_oldest_revision(conn: Connection) -> None:
 
 def load_oldest_revision(conn: Connection) -> str | None:
     """Return the oldest revision that the schema serves; None if it does not say, which is its own then."""
-    found = _PATTERN.search(conn.execute(_READ).scalar_one() or "")
-    return found[1] if found else None
+    match = _PATTERN.search(conn.execute(_READ).scalar_one() or "")
+    return match[1] if match else None

@@ -92,8 +92,8 @@ def replica_url(listening: socket.socket, database: str | None) -> str:
         return socket_url(listening)
     url = make_url(database or "postgresql://127.0.0.1")
     with contextlib.suppress(OSError):  # a name that does not resolve now, or no network
-        found = socket.getaddrinfo(url.host or "127.0.0.1", url.port or 5432, type=socket.SOCK_DGRAM)
-        for family, kind, protocol, _, address in found:
+        addresses = socket.getaddrinfo(url.host or "127.0.0.1", url.port or 5432, type=socket.SOCK_DGRAM)
+        for family, kind, protocol, _, address in addresses:
             with socket.socket(family, kind, protocol) as probe:
                 probe.connect(address)  # chooses a route, sends nothing
                 own = probe.getsockname()[0]

@@ -72,22 +72,22 @@ def read_schema(conn: sa.Connection) -> Schema:
 
 def breaks(old: Schema, new: Schema) -> list[str]:
     """Say what of the old schema's statements the new one refuses."""
-    found = [f"{'.'.join(column)} is gone" for column in old.columns if column not in new.columns]
+    refusals = [f"{'.'.join(column)} is gone" for column in old.columns if column not in new.columns]
     for (table, column), (kind, required, filled) in new.columns.items():
         before = old.columns.get((table, column))
         if before is None:
             if required and not filled and table in old.tables:
-                found.append(f"{table}.{column} is new and has to be given")
+                refusals.append(f"{table}.{column} is new and has to be given")
         elif before[0] != kind or (required and not before[1]) or (before[2] and not filled):
-            found.append(f"{table}.{column} has another type, is required, or lost its default")
-    found += [f"{table} lost {name}" for table, name, _ in old.rules.keys() - new.rules.keys()]
+            refusals.append(f"{table}.{column} has another type, is required, or lost its default")
+    refusals += [f"{table} lost {name}" for table, name, _ in old.rules.keys() - new.rules.keys()]
     for rule in new.rules.keys() - old.rules.keys():
         table, name, _ = rule
         # It may refuse what older code writes, unless it is about new columns only, which that leaves alone.
         if any((table, column) in old.columns for column in new.rules[rule]):
-            found.append(f"{table} got {name}")
-    found += [f"{table} has other triggers" for table, _ in old.triggers ^ new.triggers]
-    return found + [f"the function {function[0]} changed" for function in old.functions - new.functions]
+            refusals.append(f"{table} got {name}")
+    refusals += [f"{table} has other triggers" for table, _ in old.triggers ^ new.triggers]
+    return refusals + [f"the function {function[0]} changed" for function in old.functions - new.functions]
 
 
 def config_for(conn: sa.Connection) -> Config:
@@ -127,8 +127,8 @@ def test_the_oldest_package_that_the_schema_serves_can_use_it(empty: sa.Engine) 
     ],
 )
 def test_migrations_of_the_past_are_told_apart(empty: sa.Engine, old: str, new: str, reason: str) -> None:
-    found = migrate_between(empty, old, new)
-    assert reason in found if reason else found == []
+    refusals = migrate_between(empty, old, new)
+    assert reason in refusals if reason else refusals == []
 
 
 @pytest.mark.parametrize(
@@ -150,9 +150,9 @@ def test_a_migration_that_refuses_older_code_is_found(engine: sa.Engine, change:
     with engine.begin() as conn:
         before = read_schema(conn)
         conn.execute(sa.text(change))
-        found = breaks(before, read_schema(conn))
+        refusals = breaks(before, read_schema(conn))
         conn.rollback()
-    assert any(line.startswith(reason) for line in found), found
+    assert any(line.startswith(reason) for line in refusals), refusals
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_a_container_is_reached_and_probed_at_the_port_it_listens_on(container: 
     assert container.port in (port, None)
     for probe in container.probes:
         mentioned = re.findall(r"(?:127\.0\.0\.1:|--port |-p )(\d+)", probe)
-        assert [int(found) for found in mentioned] in ([port], []), probe
+        assert [int(number) for number in mentioned] in ([port], []), probe
 
 
 def test_every_port_is_exposed_by_the_image_and_the_gateways_is_the_default() -> None:
@@ -286,7 +286,7 @@ def test_each_process_connects_as_its_role() -> None:
         container.name: re.findall(r"//(iccm_\w+):", container.variables.get("ICCM_DATABASE_URL", ""))
         for container in CONTAINERS
     }
-    assert {name: found[0] for name, found in roles.items() if found} == {
+    assert {name: names[0] for name, names in roles.items() if names} == {
         "compose migrations": "iccm_owner",
         "compose base-model": "iccm_platform",
         "compose code": "iccm_platform",

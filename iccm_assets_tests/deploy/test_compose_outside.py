@@ -84,6 +84,13 @@ class OutsideCompose:
         done = self._run(self.command(name, self.containers[name].command), name)
         assert done.returncode == 0, done.stdout + done.stderr
 
+    def execute(self, name: str, words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+        """Run another command with the variables of a service, as `docker compose exec` does."""
+        backup = str(self.directory / "backup")
+        return self._run(
+            self.command(name, tuple(backup if word == "BACKUP" else word for word in words)), name
+        )
+
     def start(self, name: str) -> None:
         with (self.directory / f"{name}.log").open("wb") as log:
             self.processes[name] = subprocess.Popen(
@@ -155,6 +162,33 @@ def test_dagster_lists_the_code_location_under_the_name_of_its_module(platform: 
     url = f"http://127.0.0.1:{platform.ports['webserver']}/graphql"
     entries = httpx2.post(url, json={"query": query}, timeout=60).json()["data"]["workspaceOrError"]
     assert entries["locationEntries"] == [{"name": "iccm_assets.definitions", "loadStatus": "LOADED"}]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("iccm", "status", "--json"),
+        ("iccm", "token", "create", "ci", "--scope", "requirements"),
+        ("iccm", "db", "shell", "-Atc", "select version, digest from iccm.model_versions"),
+        ("iccm", "erase", "--session", "s-gateway-1", "--yes", "--json"),
+        ("iccm", "backup", "BACKUP", "--json"),
+        ("iccm", "restore", "BACKUP", "--verify", "--json"),
+    ],
+    ids=lambda command: " ".join(command[1:3]),
+)
+def test_a_persons_command_works_in_the_container_of_the_code_location(
+    platform: OutsideCompose, command: tuple[str, ...]
+) -> None:
+    done = platform.execute("code", command)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_person_in_the_container_of_a_gateway_cannot_deploy_or_make_tokens(
+    platform: OutsideCompose,
+) -> None:
+    for command in (("iccm", "token", "create", "own"), ("iccm", "retrain", "--reason", "own")):
+        done = platform.execute("gateway-1", command)
+        assert done.returncode == 1 and "permission denied" in done.stderr, done.stdout + done.stderr
 
 
 def test_a_second_start_changes_nothing(platform: OutsideCompose) -> None:

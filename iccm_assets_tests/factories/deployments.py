@@ -60,7 +60,7 @@ def read_compose() -> dict[str, Any]:
             return {name: fill_in(value) for name, value in node.items()}
         if isinstance(node, list):
             return [fill_in(value) for value in node]
-        return _VARIABLE.sub(lambda found: values[found[1]], node) if isinstance(node, str) else node
+        return _VARIABLE.sub(lambda match: values[match[1]], node) if isinstance(node, str) else node
 
     return fill_in(read_yaml(COMPOSE))
 
@@ -96,12 +96,12 @@ def platform_pods() -> list[tuple[str, dict[str, Any]]]:
 
 
 def find_manifest(kind: str, name: str) -> dict[str, Any]:
-    [found] = [
+    [document] = [
         document
         for _, document in manifest_documents()
         if document["kind"] == kind and document["metadata"]["name"] == name
     ]
-    return found
+    return document
 
 
 def resolve_variables(container: dict[str, Any]) -> dict[str, str]:
