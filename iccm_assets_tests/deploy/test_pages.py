@@ -63,7 +63,7 @@ def test_the_pages_show_commands() -> None:
         "iccm db",
         "iccm backup",
         "iccm status",
-        "dagster asset",
+        "iccm deploy",
         "dagster instance",
     }
 

@@ -112,9 +112,6 @@ def resolve_variables(container: dict[str, Any]) -> dict[str, str]:
             variables |= find_manifest("ConfigMap", source["configMapRef"]["name"])["data"]
         else:
             variables |= find_manifest("Secret", source["secretRef"]["name"])["stringData"]
-    for variable in container.get("env", ()):
-        key = variable["valueFrom"]["secretKeyRef"]
-        variables[variable["name"]] = find_manifest("Secret", key["name"])["stringData"][key["key"]]
     return variables
 
 
