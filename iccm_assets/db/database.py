@@ -16,8 +16,10 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from iccm_assets.db import server_rights
+from iccm_assets.db.compatibility import load_oldest_revision, store_oldest_revision
 from iccm_assets.db.embedded.embedded_server import EmbeddedServer
 from iccm_assets.db.locks import Lock, acquire_lock, lock_key
+from iccm_assets.db.roles import grant_rights
 from iccm_assets.db.server_rights import MissingRight
 from iccm_assets.errors import DatabaseError, DatabaseUnreachableError, SettingsError, first_line
 from iccm_assets.settings import Settings, get_settings
@@ -167,8 +169,8 @@ def current_revision(engine: Engine) -> str | None:
 def upgrade(engine: Engine) -> tuple[str | None, str]:
     """Migrate to head under a lock, in one transaction; returns the revisions before and after.
 
-    Raises `DatabaseError` when the server is too old, has no pgvector, or has a newer schema than this
-    package.
+    A newer schema that still serves this package is left as it is. Raises `DatabaseError` when the server is
+    too old, has no pgvector, or has a schema that is too new for this package.
     """
     head = head_revision()
     try:
@@ -182,6 +184,8 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
             exists = conn.execute(text("select to_regclass('iccm.alembic_version') is not null")).scalar_one()
             before = conn.execute(_REVISION).scalar_one_or_none() if exists else None
             if before is not None and before > head:
+                if (load_oldest_revision(conn) or before) <= head:
+                    return before, before
                 raise DatabaseError(
                     f"its schema is at revision {before}, this package supports {head}",
                     hint="Install the newer package.",
@@ -192,13 +196,14 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
         if getattr(error.orig, "sqlstate", None) == server_rights.INSUFFICIENT_PRIVILEGE:
             with _connected(engine.url) as conn:
                 fixes = [right.fix for right in server_rights.find_missing_rights(conn)]
-            problem = DatabaseError(problem.detail, hint=" ".join(fixes))
+            owner = "Run `iccm db upgrade` with the role that owns the schema iccm."
+            problem = DatabaseError(problem.detail, hint=" ".join(fixes) or owner)
         raise problem from None
     return before, head
 
 
 def migrate(conn: Connection) -> None:
-    """Run the migrations up to head inside the caller's transaction."""
+    """Run the migrations up to head inside the caller's transaction, and grant the roles their rights."""
     from alembic import command
     from alembic.config import Config
 
@@ -206,6 +211,8 @@ def migrate(conn: Connection) -> None:
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = conn
     command.upgrade(config, "head")
+    store_oldest_revision(conn)
+    grant_rights(conn)
 
 
 def is_half_restored(conn: Connection) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 import uvicorn
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, make_url
 from sqlalchemy.exc import DBAPIError
 
 from iccm_assets.capture.session_ownership import SessionOwner
@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 FLUSH_TIMEOUT_SECONDS = 10.0
 MAX_OPEN_FILES = 65_536
 _PARENT_CHECK_SECONDS = 1.0
+# All addresses of the machine, and the one by which it reaches itself.
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 _SESSION_OPTIONS = (
     "-c statement_timeout=20000 -c lock_timeout=5000 -c idle_in_transaction_session_timeout=30000"
 )
@@ -79,10 +81,30 @@ def socket_url(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def replica_url(listening: socket.socket, database: str | None) -> str:
+    """Return the URL at which processes of other machines reach this one.
+
+    Of a socket on all addresses it has the one that leads to the database, which all of them reach, too;
+    ``database`` is its URL.
+    """
+    host, port = listening.getsockname()[:2]
+    if host not in _WILDCARDS:
+        return socket_url(listening)
+    url = make_url(database or "postgresql://127.0.0.1")
+    with contextlib.suppress(OSError):  # a name that does not resolve now, or no network
+        addresses = socket.getaddrinfo(url.host or "127.0.0.1", url.port or 5432, type=socket.SOCK_DGRAM)
+        for family, kind, protocol, _, address in addresses:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.connect(address)  # chooses a route, sends nothing
+                own = probe.getsockname()[0]
+            return f"http://[{own}]:{port}" if ":" in own else f"http://{own}:{port}"
+    return f"http://{socket.gethostname()}:{port}"
+
+
 def own_url(listening: socket.socket) -> str:
     """Return the URL by which this process reaches itself."""
     host, port = listening.getsockname()[:2]
-    own = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    own = _WILDCARDS.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{own}:{port}"
 
 
@@ -96,7 +118,7 @@ def run(
     # The event loop waits at most a millisecond for the model's and the spool's threads to release the GIL.
     sys.setswitchinterval(0.001)
     replica = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(2)}"
-    process = _GatewayProcess(replica, socket_url(listening), settings, load)
+    process = _GatewayProcess(replica, replica_url(listening, settings.database_url), settings, load)
     gateway = Gateway(process.service, process.engine, settings, replica, process.database_state)
     server = _Server(
         uvicorn.Config(
