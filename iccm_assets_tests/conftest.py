@@ -34,8 +34,8 @@ hypothesis.settings.load_profile("quick")
 
 MAX_ID_LENGTH = 1000
 _PREFIX = f"iccm-tests-{os.geteuid()}-"
-# A database is some 400 files, made and deleted again for a thousand tests: in memory that takes a third of the
-# time of a disk's file system. A server needs a few hundred megabytes.
+# A database is some 400 files, made and deleted for each of a thousand tests: in memory that takes a third of
+# the time of a disk's file system. A server needs a few hundred megabytes.
 _IN_MEMORY, _ENOUGH_BYTES = Path("/dev/shm"), 4 << 30
 
 
