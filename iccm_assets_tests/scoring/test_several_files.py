@@ -45,7 +45,7 @@ def chat_server(answer: str, requests: list[dict[str, Any]]) -> Iterator[str]:
             """Print nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
         url = f"http://127.0.0.1:{server.server_port}/v1"
