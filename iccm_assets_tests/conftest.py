@@ -39,6 +39,19 @@ _PREFIX = f"iccm-tests-{os.geteuid()}-"
 _IN_MEMORY, _ENOUGH_BYTES = Path("/dev/shm"), 4 << 30
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--repeats", type=int, default=1, metavar="N",
+        help="run each test N times, to see whether it can fail (`make test-repeat`)",
+    )  # fmt: skip
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if (repeats := metafunc.config.getoption("repeats")) > 1:
+        metafunc.fixturenames.append("repeat")
+        metafunc.parametrize("repeat", range(1, repeats + 1), ids=lambda number: f"try {number}")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """Keep the modules and tests, which live to the end, out of every garbage collection."""
