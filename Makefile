@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test test-all mutate bench bench-quick check docs constraints format clean
+.PHONY: help install demo dev test test-all test-repeat mutate bench bench-quick check docs constraints format clean
 
 help:  ## print the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -39,6 +39,10 @@ test: $(INSTALLED)  ## what the product promises, in minutes
 
 test-all: test  ## also whole demos, daemons, the browser, killed processes, long searches
 	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile=long $(PYTEST_ARGS)
+
+# The longest tests are those that `make test PYTEST_ARGS=--durations=20` lists.
+test-repeat: $(INSTALLED)  ## twenty times all property tests, or TESTS="file.py::test ..."
+	$(PYTEST) --repeats 20 $(if $(TESTS),$(TESTS),-m hypothesis) $(PYTEST_ARGS)
 
 mutate: $(INSTALLED)  ## plant small faults in what decides, count those the tests notice (half an hour)
 	$(BIN)/python scripts/mutate.py $(MUTATE_ARGS)

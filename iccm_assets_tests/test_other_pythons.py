@@ -73,8 +73,8 @@ def find_python(version: str) -> str | None:
     return None
 
 
-def call(*command: str | Path, text: str = "") -> str:
-    environment = bare_environment() | {"PYTHONDONTWRITEBYTECODE": "1", "CI": ""}
+def call(*command: str | Path, text: str = "", **variables: str) -> str:
+    environment = bare_environment() | {"CI": ""} | variables
     done = subprocess.run(
         command,
         cwd=ROOT,
@@ -99,17 +99,20 @@ def test_the_package_is_imported_and_its_tests_without_torch_pass(version: str, 
         pytest.skip(f"no Python {version} on this machine")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     chosen = [text for text in project["dependencies"] if Requirement(text).name not in LEFT_OUT]
-    call(python, "-m", "venv", tmp_path / "venv")
+    call(python, "-m", "venv", "--without-pip", tmp_path / "venv")
     environment_python = tmp_path / "venv" / "bin" / "python"
+    pip = (sys.executable, "-m", "pip", "--python", environment_python)
     options = ("--quiet", "--disable-pip-version-check", "--no-compile", "--constraint", "constraints.txt")
-    call(environment_python, "-m", "pip", "install", *options, *chosen, "hypothesis")
-    call(environment_python, "-c", IMPORTS, *{name.replace("-", "_") for name in LEFT_OUT})
+    call(*pip, "install", *options, *chosen, "hypothesis")
+    # What is imported is compiled once, not by each of the processes, and beside the working tree.
+    compiled = {"PYTHONPYCACHEPREFIX": str(tmp_path / "compiled"), "PYTHONDONTWRITEBYTECODE": ""}
+    call(environment_python, "-c", IMPORTS, *{name.replace("-", "_") for name in LEFT_OUT}, **compiled)
     recorded = [
-        json.loads(call(python, "-c", RECORD, text=json.dumps(SOURCES)))
-        for python in (environment_python, sys.executable)
+        json.loads(call(python, "-c", RECORD, text=json.dumps(SOURCES), **variables))
+        for python, variables in ((environment_python, compiled), (Path(sys.executable), {}))
     ]
     assert recorded[0] == recorded[1] and None not in recorded[0]
     call(
         environment_python, "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider", "-o", "addopts=",
-        "-m", "not slow", *(f"iccm_assets_tests/{path}" for path in TESTS),
+        "-m", "not slow", *(f"iccm_assets_tests/{path}" for path in TESTS), **compiled,
     )  # fmt: skip

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from iccm_assets.cli.env import get_dagster_environment
 from iccm_assets.cli.main import build_app
+from iccm_assets.defs import partitions  # noqa: F401  # reads the first day once: not while a test sets it
 from iccm_assets.evaluation import evaluation_worker
 from iccm_assets.evaluation.paired_evaluation import EvaluatedVersion
 from iccm_assets.settings import Settings, get_settings, load_settings

@@ -23,6 +23,7 @@ from iccm_assets.settings import get_settings
 from iccm_assets_tests.factories.scorable_rows import SOURCE, SUITE, VACUOUS_PYTEST, make_orchestra, make_text
 from iccm_assets_tests.factories.training_pools import HashEmbedder, write_canary_set
 
+pytestmark = pytest.mark.timeout(600)  # long for its few tests: it starts early
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 DAILY = ("reconstructions", "filtered_conversations", "training_pool")
 

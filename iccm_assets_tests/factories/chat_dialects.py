@@ -238,7 +238,7 @@ def run_stub(dialects: Mapping[str, Dialect]) -> Iterator[DialectStub]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads, server.block_on_close = True, False
     stub = DialectStub(dialects, f"http://127.0.0.1:{server.server_address[1]}/v1")
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield stub
     finally:

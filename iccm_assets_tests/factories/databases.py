@@ -1,4 +1,4 @@
-"""Databases on the tests' server: after a test, its databases are dropped and the next one is created."""
+"""Databases on the tests' server: one is created while no test runs, and dropped when another one has run."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class DatabasePool:
             self._execute, f"create database {TEMPLATE} template {self._url.database}"
         ).result()
         self._next: Future[str] | None = None
+        self._left: list[str] = []
 
     def take(self, *, empty: bool = False) -> str:
         """Return the URL of a new database, migrated or bare."""
@@ -37,11 +38,19 @@ class DatabasePool:
         return self._url.set(database=created.result()).render_as_string(hide_password=False)
 
     def drop(self, urls: Iterable[str]) -> None:
-        """Drop these databases, and those of a Dagster instance on them, and create the next one, soon."""
-        for name in [str(sa.make_url(url).database) for url in urls]:
-            self._thread.submit(self._execute, *(
-                f"drop database if exists {database} with (force)" for database in (f"{name}_dagster", name)
-            ))  # fmt: skip
+        """Disconnect everybody from these databases and those of a Dagster instance on them; create the next.
+
+        They are dropped by the next call: PostgreSQL sleeps for a tenth of a second where a connection has
+        not ended completely.
+        """
+        names = [str(sa.make_url(url).database) for url in urls]
+        left, self._left = self._left, [name for own in names for name in (f"{own}_dagster", own)]
+        connected = f"from pg_stat_activity where datname = any('{{{','.join(self._left)}}}')"
+        self._thread.submit(
+            self._execute,
+            f"select pg_terminate_backend(pid) {connected}",
+            *(f"drop database if exists {name} with (force)" for name in left),
+        )
         self._next = self._next or self._thread.submit(self._create, TEMPLATE)
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from iccm_assets_tests.factories.how_to_pages import HOW_TO, PageReader, is_show
 from iccm_assets_tests.factories.messages_api import MessagesApi, serve_messages_api
 from iccm_assets_tests.factories.session_hooks import run_hook, session_end, spooled, write_session
 
+pytestmark = pytest.mark.timeout(600)  # long for its few tests: it starts early
 ANSWER = "The function `add` shall return the sum. (v1)"
 CLAUDE = shutil.which("claude")
 TOOL = "mcp__plugin_cet-d_cet-d__write_requirements"

@@ -97,7 +97,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
             """Print nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     served.url = f"http://127.0.0.1:{server.server_port}"
     for module in ("huggingface_hub.constants", "huggingface_hub.hf_api"):
         monkeypatch.setattr(f"{module}.ENDPOINT", served.url, raising=False)

@@ -20,6 +20,8 @@ def platform() -> Iterator[Platform]:
         environment = bare_environment() | {
             "ICCM_HOME": str(folder / "iccm"),
             "ICCM_CANARY_SET": write_canary_items(folder / "canary.jsonl", 94),
+            # What the candidate learns is left to the gate: two epochs of five show a curve.
+            "ICCM_TRAINING__EPOCHS": "2",
             # A spoiled model never stops by itself: one round of few long answers is enough of them.
             "ICCM_EVALUATION__LATENCY_ITEMS": "20",
             "ICCM_EVALUATION__LATENCY_ROUNDS": "1",

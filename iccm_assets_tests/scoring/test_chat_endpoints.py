@@ -157,7 +157,7 @@ def raw_server(reply: Callable[[str], bytes]) -> Iterator[str]:
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"openai:http://127.0.0.1:{server.server_address[1]}/v1#m"
     server.shutdown()
     server.server_close()

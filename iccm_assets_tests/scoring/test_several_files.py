@@ -25,6 +25,8 @@ from iccm_assets_tests.factories.scorable_rows import put_conversation
 TEXT = "`price` shall return what a name costs. `Cart` shall hold lines. `total` shall return the sum."
 ROWS = sa.text("select * from iccm.requirements order by id")
 
+pytestmark = pytest.mark.timeout(600)  # long for its few tests: it starts early
+
 
 @contextmanager
 def chat_server(answer: str, requests: list[dict[str, Any]]) -> Iterator[str]:
@@ -45,7 +47,7 @@ def chat_server(answer: str, requests: list[dict[str, Any]]) -> Iterator[str]:
             """Print nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
         url = f"http://127.0.0.1:{server.server_port}/v1"

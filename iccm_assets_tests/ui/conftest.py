@@ -146,5 +146,5 @@ def wait_for_server(url: str, log: Path, seconds: float = 300) -> None:
                 return
         except httpx.HTTPError:
             pass
-        time.sleep(1)
+        time.sleep(0.5)
     raise AssertionError(f"no UI at {url}: {log.read_text('utf-8', 'replace')[-3000:]}")

@@ -59,7 +59,7 @@ def finished(instance: Instance, chosen: Any, seconds: float = 900) -> list[dict
         matching = [run for run in runs(instance) if chosen(run)]
         if matching and all(run["status"] in ("SUCCESS", "FAILURE", "CANCELED") for run in matching):
             return matching
-        time.sleep(3)
+        time.sleep(1)
     raise AssertionError(f"not finished: {runs(instance)}")
 
 
@@ -115,7 +115,7 @@ def test_a_backfill_of_ten_days_succeeds_in_few_runs(page: Any, instance: Instan
         ended = [state for state in states if state["numPartitions"] == 10 and "COMPLETED" in state["status"]]
         if ended:
             break
-        time.sleep(5)
+        time.sleep(1)
     assert ended and ended[0]["status"] == "COMPLETED_SUCCESS", states
     backfill_runs = [run for run in runs(instance) if run["tags"].get("dagster/backfill") == ended[0]["id"]]
     assert 1 <= len(backfill_runs) <= 3

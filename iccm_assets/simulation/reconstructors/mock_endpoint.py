@@ -95,7 +95,7 @@ class MockEndpoint:
 
     def serve(self) -> None:
         """Serve until `close`."""
-        self._server.serve_forever(poll_interval=0.1)
+        self._server.serve_forever(poll_interval=0.05)
 
     def close(self) -> None:
         self.stop_requested.set()
