@@ -1,8 +1,8 @@
 """Dagster's storage in PostgreSQL, with connections that stay open; `dagster.yaml` names it.
 
 Dagster's own storage opens a connection for each call: more than 200 in the run of an empty day, a third of
-its time. Here a process keeps up to three, and opens others only while it needs them. The database driver is
-imported by an instance only: loading the definitions imports this module.
+its time. Here a process keeps up to three, and opens others only while it needs them. Not
+below `defs`: loading the definitions imports all of that, and this imports SQLAlchemy and alembic.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from dagster._core.storage.event_log import EventLogStorage
 from dagster._core.storage.runs import RunStorage
 from dagster._core.storage.schedules import ScheduleStorage
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
+from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
+from dagster_postgres.utils import create_pg_engine, get_token_provider_from_config, pg_url_from_config
 
 if TYPE_CHECKING:
     from dagster_postgres.auth import PgTokenProvider
@@ -36,19 +38,8 @@ class PooledPostgresStorage(DagsterStorage, ConfigurableClass):
         inst_data: ConfigurableClassData | None = None,
         token_provider: PgTokenProvider | None = None,
     ) -> None:
-        from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
-        from dagster_postgres.utils import create_pg_engine
-
-        class PooledRunStorage(PostgresRunStorage):
-            """The storage of runs, which Dagster disposes of with its instance."""
-
-            def dispose(self) -> None:
-                """Close the connections of the pool."""
-                super().dispose()
-                self._engine.dispose()
-
         self._inst_data = inst_data
-        self._runs = PooledRunStorage(postgres_url, should_autocreate_tables, token_provider=token_provider)
+        self._runs = _RunStorage(postgres_url, should_autocreate_tables, token_provider=token_provider)
         self._events = PostgresEventLogStorage(
             postgres_url, should_autocreate_tables, token_provider=token_provider
         )
@@ -79,8 +70,6 @@ class PooledPostgresStorage(DagsterStorage, ConfigurableClass):
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> PooledPostgresStorage:
         """Create the storage that `dagster.yaml` configures."""
-        from dagster_postgres.utils import get_token_provider_from_config, pg_url_from_config
-
         return cls(
             pg_url_from_config(config_value),
             config_value.get("should_autocreate_tables", True),
@@ -102,3 +91,12 @@ class PooledPostgresStorage(DagsterStorage, ConfigurableClass):
     def schedule_storage(self) -> ScheduleStorage:
         """The storage of schedules and sensors."""
         return self._schedules
+
+
+class _RunStorage(PostgresRunStorage):
+    """The storage of runs, which Dagster disposes of with its instance."""
+
+    def dispose(self) -> None:
+        """Close the connections of the pool."""
+        super().dispose()
+        self._engine.dispose()
