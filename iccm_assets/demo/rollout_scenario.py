@@ -229,7 +229,7 @@ def adjust_developers(developers: int, response_seconds: float) -> int:
     """Compute the next number of developers at a time from the present one and the mean response time."""
     if response_seconds > MAX_RESPONSE_SECONDS:
         return max(MIN_DEVELOPERS, int(0.7 * developers))
-    return min(MAX_DEVELOPERS, developers + max(2, developers // 2))
+    return min(MAX_DEVELOPERS, developers + max(1, developers // 4))
 
 
 def _watch(
