@@ -29,6 +29,7 @@ HEAVY = (
     "psycopg",
     "psycopg2",
     "asyncpg",
+    "sqlalchemy",
     "matplotlib",
     "pandas",
     "apprise",

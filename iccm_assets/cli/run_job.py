@@ -54,10 +54,9 @@ def run_job(
 
     from iccm_assets.definitions import defs
 
-    instance = _get_instance(get_settings())
     run_id = make_new_run_id()
     # The job runs in the main thread, where Dagster can turn Ctrl-C into a canceled run.
-    with _pooled_connections(instance), _follow(instance, run_id, title, console):
+    with _get_instance(get_settings()) as instance, _follow(instance, run_id, title, console):
         result = (
             defs()
             .resolve_job_def(name)
@@ -132,32 +131,6 @@ def _get_instance(settings: Settings) -> dg.DagsterInstance:
         logging.getLogger(logger).setLevel(logging.ERROR)
     os.environ.update(get_dagster_environment(settings))
     return dg.DagsterInstance.get()
-
-
-@contextmanager
-def _pooled_connections(instance: dg.DagsterInstance) -> Iterator[None]:
-    """Let the storages of an instance share a pool of connections, which is closed at the end.
-
-    Dagster opens a connection for each call: more than 200 in a daily run, a third of its time. A connection
-    is tested before its use, so that a server that came back in between is no error.
-    """
-    import sqlalchemy as sa
-    from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
-
-    runs, events, schedules = instance.run_storage, instance.event_log_storage, instance.schedule_storage
-    if not isinstance(runs, PostgresRunStorage):
-        yield
-        return
-    engine = sa.create_engine(runs._engine.url, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
-    runs._engine = engine
-    if isinstance(events, PostgresEventLogStorage):
-        events._engine = engine
-    if isinstance(schedules, PostgresScheduleStorage):
-        schedules._engine = engine
-    try:
-        yield
-    finally:
-        engine.dispose()
 
 
 @contextmanager

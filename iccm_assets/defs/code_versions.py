@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
@@ -16,13 +17,15 @@ def code_version(*modules: str) -> str:
     """
     digest = hashlib.sha256()
     for module in modules:
-        digest.update(_normalize(PACKAGE.joinpath(*module.split(".")).with_suffix(".py")).encode())
+        path = PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
+        digest.update(_normalize(path.read_text(encoding="utf-8")).encode())
     return digest.hexdigest()[:8]
 
 
-def _normalize(path: Path) -> str:
+@lru_cache(maxsize=64)
+def _normalize(source_code: str) -> str:
     """Return the statements of a module without docstrings and imports, in one layout."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = ast.parse(source_code)
     parents: list[ast.AST] = [tree]
     while parents:  # not `ast.walk`: expressions, which are most of a tree, hold no statements
         node = parents.pop()

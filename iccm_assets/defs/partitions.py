@@ -6,12 +6,13 @@ import dagster as dg
 
 from iccm_assets.settings import load_settings
 
-OWNERS = load_settings().owners.split(",")
+_SETTINGS = load_settings()
+OWNERS = _SETTINGS.owners.split(",")
 
 # Read when the definitions load, and never from the database: a code location of any process, on any day, has
 # the same partitions.
 DEFAULT_FIRST_DAY = date(2025, 1, 1)
-FIRST_DAY = load_settings().first_day or DEFAULT_FIRST_DAY
+FIRST_DAY = _SETTINGS.first_day or DEFAULT_FIRST_DAY
 daily_partitions = dg.DailyPartitionsDefinition(start_date=FIRST_DAY.isoformat(), timezone="UTC")
 
 # A day of the pool needs the same day's filtered rows and the pool as of the day before.

@@ -64,7 +64,6 @@ class PlatformResource(dg.ConfigurableResource["PlatformResource"]):
 PIPES_CLIENTS = {"local": pipes_client}
 
 
-@dg.definitions
 def defs() -> dg.Definitions:
     """The resources of the code location: the platform, and the client that starts worker processes."""
     return dg.Definitions(

@@ -8,6 +8,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+from rich.console import Console
+from rich.markup import escape
 from sqlalchemy import Engine, text
 
 from iccm_assets.cli import simulate
@@ -19,6 +21,7 @@ from iccm_assets.db.clock import now
 from iccm_assets.db.database import connect
 from iccm_assets.db.embedded.owned_server import owned_server
 from iccm_assets.demo import weekly_cycle
+from iccm_assets.demo.background_work import BackgroundWork, WorkAhead
 from iccm_assets.demo.weekly_cycle import WeekResult
 from iccm_assets.errors import IccmError, UsageError
 from iccm_assets.gateway.subprocess_gateway import get_token, run_gateway
@@ -116,6 +119,11 @@ def _run(
     with weekly_cycle.reset_clock_afterwards(engine), ExitStack() as stack:
         # The base model serves from the first day on, on the clock of everything that follows.
         weekly_cycle.set_platform_clock(engine, end - n_days * DAY - DAY)
+        embedding = WorkAhead(
+            "embeddings of the canary set",
+            lambda check: weekly_cycle.embed_canary_set(engine, settings, check),
+        )
+        stack.callback(embedding.stop)
         ensure_production_version(settings)
         url = stack.enter_context(run_gateway(settings))
         for number in range(1, weeks + 1):
@@ -145,12 +153,27 @@ def _run(
                     f"the retrain of week {number} failed: {retrain.error}",
                     hint=f"See the log of Dagster run {retrain.run_id}.",
                 )
+        # A rollback leaves most of the machine idle: it needs so many sessions an hour of the clock.
+        quality = BackgroundWork("production quality", lambda: _measure_quality(Console(quiet=True)))
         if with_rollout and results[0].is_measured:
-            rollouts = rollout_scenario.run_scenario(engine, settings, url, token, seed, results[0])
+            rollouts = rollout_scenario.run_scenario(
+                engine, settings, url, token, seed, results[0], before_rollback=quality.start
+            )
     print_headline("Production quality")
-    run_job("production_quality_job", title="production quality")
+    if rollouts is None:
+        _measure_quality(err)
+    else:
+        quality.finish()
     report_to_dagster(settings, engine)
     _report(engine, settings, results, retrain, rollouts, time.monotonic() - started, as_json)
+
+
+def _measure_quality(console: Console) -> None:
+    """Measure the quality of the version in production."""
+    result = run_job("production_quality_job", title="production quality", console=console)
+    if not result.success:
+        error = escape(f"{result.error}; see the log of Dagster run {result.run_id}")
+        err.print(f"[yellow]production quality was not measured: {error}[/]", highlight=False)
 
 
 def _report(

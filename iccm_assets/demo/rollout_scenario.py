@@ -46,9 +46,12 @@ from iccm_assets.simulation.developers.load_generator import LoadGenerator
 # Target number of sessions while the canary arm is at 10, 50, 100 %. Arms are drawn at random: the observed
 # shares miss 8 to 12 % and 46 to 54 % by chance in 0.1 % of the demos each.
 TARGET_SESSIONS = {1: 2400, 2: 1600, 3: 100}
-# Fraction of sessions with a test suite, in the rollout and with the degraded candidate.
-SUITE_FRACTION, DEGRADED_SUITE_FRACTION = 0.3, 0.8
-WORKERS = 24
+# Fraction of sessions with a test suite, in the rollout and with the degraded candidate. In the rollout it
+# gives 48 scored sessions of the canary arm at 10 %, where 30 are required.
+SUITE_FRACTION, DEGRADED_SUITE_FRACTION = 0.2, 0.8
+# Developers at a time, at most and at least: the gateway answers those who wait in batches, so that fewer
+# at a time cost more for each. A few only while it loads the candidate.
+MAX_DEVELOPERS, MIN_DEVELOPERS, INITIAL_DEVELOPERS = 48, 4, 2
 # Response time in seconds above which fewer developers come: a canary arm times out after ten.
 MAX_RESPONSE_SECONDS = 2.0
 # Sessions an hour of the platform's clock with the degraded candidate.
@@ -61,9 +64,6 @@ MIN_DEGRADED_CLOCK_RATE, MAX_UNSCORED = 4.0, 60
 # Life of the canary weight then, in real seconds: several ticks of the controller.
 LEASE_SECONDS = 15.0
 WEIGHT_NOISE = 0.5
-# Sessions a second while the gateway loads the candidate.
-INITIAL_RATE = 4.0
-MIN_RATE, MAX_RATE = 0.5, 60.0
 # Minimum number of responses for a mean response time.
 MIN_LATENCY_SAMPLES = 10
 # Of one rollout, in real seconds.
@@ -85,10 +85,18 @@ class ScenarioContext:
 
 
 def run_scenario(
-    engine: Engine, settings: Settings, url: str, token: str, seed: int, week: WeekResult
+    engine: Engine,
+    settings: Settings,
+    url: str,
+    token: str,
+    seed: int,
+    week: WeekResult,
+    *,
+    before_rollback: Callable[[], object] = lambda: None,
 ) -> RolloutReport:
     """Roll out the week's candidate, then have a degraded one rolled back; checks both.
 
+    ``before_rollback`` is called in between.
     An error ends the scenario, not the report: it is the report's ``error``, and a failed check.
     """
     context = ScenarioContext(
@@ -101,6 +109,7 @@ def run_scenario(
     )
     try:
         _run_rollout_phase(context, report, required=run is not None and run.status == "gate_passed")
+        before_rollback()
         _run_rollback_phase(context, report)
     except Exception as error:  # raised again after the report
         report.error = error
@@ -151,15 +160,17 @@ def get_live_rollout_id(engine: Engine) -> int | None:
 
 def run_rollout(context: ScenarioContext, rollout_id: int) -> tuple[RolloutRecord, ResponseStats]:
     """Send traffic through 10 %, 50 % and 100 % until the rollout is closed."""
-    pacer, rate = ClockPacer(context.engine, TARGET_SESSIONS), INITIAL_RATE
-    with TrafficSource(context, "rollout", tests=SUITE_FRACTION, rate=INITIAL_RATE) as traffic:
+    pacer, developers = ClockPacer(context.engine, TARGET_SESSIONS), INITIAL_DEVELOPERS
+    with TrafficSource(
+        context, "rollout", tests=SUITE_FRACTION, max_developers=INITIAL_DEVELOPERS
+    ) as traffic:
 
         def steer(snapshot: RolloutSnapshot) -> None:
-            nonlocal rate
+            nonlocal developers
             pacer(snapshot)
             if snapshot.state.weight and (latency := traffic.recent_latency()) is not None:
-                rate = adjust_rate(rate, latency)
-                traffic.load_generator.set_rate(rate)
+                developers = adjust_developers(developers, latency)
+                traffic.load_generator.set_max_running(developers)
 
         _watch(context, context.settings, rollout_id, traffic, steer)
     return _load_record(context.engine, rollout_id), traffic.replies()
@@ -214,11 +225,11 @@ def adjust_clock_limit(limit: float, unscored: int) -> float:
     return min(MAX_DEGRADED_CLOCK_RATE, 1.05 * limit)
 
 
-def adjust_rate(rate: float, response_seconds: float) -> float:
-    """Compute the next rate of sessions a second from the present one and the mean response time."""
-    return (
-        max(MIN_RATE, 0.7 * rate) if response_seconds > MAX_RESPONSE_SECONDS else min(MAX_RATE, 1.15 * rate)
-    )
+def adjust_developers(developers: int, response_seconds: float) -> int:
+    """Compute the next number of developers at a time from the present one and the mean response time."""
+    if response_seconds > MAX_RESPONSE_SECONDS:
+        return max(MIN_DEVELOPERS, int(0.7 * developers))
+    return min(MAX_DEVELOPERS, developers + max(1, developers // 4))
 
 
 def _watch(
@@ -247,15 +258,23 @@ def _watch(
 class TrafficSource:
     """A stream of developers from ``with`` until its end, their response times and replies."""
 
-    def __init__(self, context: ScenarioContext, name: str, *, tests: float, rate: float) -> None:
-        self._client = GatewayClient(context.url, context.token, connections=WORKERS)
+    def __init__(
+        self,
+        context: ScenarioContext,
+        name: str,
+        *,
+        tests: float,
+        rate: float | None = None,
+        max_developers: int = MAX_DEVELOPERS,
+    ) -> None:
+        self._client = GatewayClient(context.url, context.token, connections=MAX_DEVELOPERS)
         self._arms: Counter[str] = Counter()
         self._latencies: list[float] = []
         self._mutex = threading.Lock()
         name = f"{name}-{context.seed}-{context.nonce}"
         stream = draw_live_sessions(context.modules, name, test_fraction=tests, seed=context.seed)
         self.load_generator: LoadGenerator[LiveSession] = LoadGenerator(
-            stream, self._run_session, workers=WORKERS, rate=rate
+            stream, self._run_session, workers=MAX_DEVELOPERS, rate=rate, max_running=max_developers
         )
 
     def __enter__(self) -> TrafficSource:

@@ -19,6 +19,7 @@ from iccm_assets.cli import simulate
 from iccm_assets.cli.console import err
 from iccm_assets.cli.run_job import JobResult, run_daily_data, run_retrain
 from iccm_assets.db.clock import now, reset_clock, set_clock
+from iccm_assets.demo.background_work import WorkAhead
 from iccm_assets.errors import IccmError
 from iccm_assets.registry import training_runs, versions
 from iccm_assets.registry.training_runs import TrainingRun, TriggerFired
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 TRIGGER_TIME = time(2, tzinfo=UTC)
 WEEK = timedelta(days=7)
+# Texts that are embedded and stored at a time ahead of the filter, which embeds what is missing.
+EMBEDDED_AHEAD = 96
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,8 @@ def run_week(
             raise IccmError(materialized.error, hint=f"See the log of Dagster run {materialized.run_id}.")
     with measure_seconds(seconds, "retrain"):
         decision, run = _request_retrain(engine, settings, manual)
-        result = None if run is None else run_retrain(run.id, rollout=rollout, console=err)
+        with _production_scored_meanwhile(engine, settings):
+            result = None if run is None else run_retrain(run.id, rollout=rollout, console=err)
     since, until = simulate.end_of_day(first - timedelta(days=1)), simulate.end_of_day(last)
     bounds = {"first": first, "last": last, "start": since, "end": until}
     with engine.connect() as conn:
@@ -148,6 +152,43 @@ def run_week(
         seconds=seconds,
     )
     return week, result, [*still_pending, *new_pending]
+
+
+def embed_canary_set(engine: Engine, settings: Settings, check: Callable[[], None]) -> None:
+    """Embed the canary set, with which the data of every day are compared, as far as ``check`` lets it."""
+    from iccm_assets.curation.decontamination import load_canary_index
+    from iccm_assets.curation.embeddings import embed_texts
+    from iccm_assets.models.embedding import Embedder
+    from iccm_assets.models.generation import set_threads
+
+    texts = load_canary_index(settings.canary_set).requirements
+    embedder = Embedder.load(settings)
+    set_threads(settings.training.threads)  # of the whole process, in which days are embedded as well
+    for start in range(0, len(texts), EMBEDDED_AHEAD):
+        check()
+        embed_texts(engine, texts[start : start + EMBEDDED_AHEAD], embedder)
+
+
+@contextmanager
+def _production_scored_meanwhile(engine: Engine, settings: Settings) -> Iterator[None]:
+    """Score production on the canary set while the block trains: that uses one core of a local machine.
+
+    The evaluation that follows scores what is missing then.
+    """
+
+    def score(check: Callable[..., None]) -> None:
+        from iccm_assets.evaluation.evaluation_worker import score_production
+
+        score_production(engine, settings, check)
+
+    if settings.profile != "local":  # elsewhere a model may fill the memory that the trainer needs
+        yield
+        return
+    work = WorkAhead("scores of the version in production", score)
+    try:
+        yield
+    finally:
+        work.stop()
 
 
 def _converse(

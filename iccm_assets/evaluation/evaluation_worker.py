@@ -106,6 +106,23 @@ def evaluate(
     return outcome
 
 
+def score_production(
+    engine: sa.Engine, settings: Settings, progress: Callable[[int], None] = lambda done: None
+) -> None:
+    """Score production on the canary set before there is a candidate; its evaluation takes the cached scores.
+
+    ``progress`` receives each number of scored responses, and may raise to end this.
+    """
+    with engine.connect() as conn:
+        production = versions.get_version(conn, versions.PRODUCTION)
+    orchestra = load_orchestra_from_settings(settings)
+    canary_set = paired_evaluation.load_canary_items(settings)
+    cached = paired_evaluation.load_cached_scores(engine, production, canary_set, orchestra, settings)
+    if len(cached.scores) < len(canary_set.items):
+        evaluated = _load_version(production, settings)
+        paired_evaluation.evaluate_version(engine, evaluated, canary_set, orchestra, settings, progress)
+
+
 def _load_ancestors(conn: sa.Connection, version: ModelVersion) -> list[ModelVersion]:
     """Load the nearest ancestors of the version, oldest first."""
     ancestors: list[ModelVersion] = []

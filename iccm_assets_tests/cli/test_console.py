@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -147,8 +148,7 @@ def test_a_batch_of_implementations_and_a_dagster_run_report_progress(
 
     entry = SimpleNamespace(is_dagster_event=False, user_message="step 30 of 375 [loss]\nmore")
     records = SimpleNamespace(cursor="1", records=[SimpleNamespace(event_log_entry=entry)])
-    storages = dict.fromkeys(("run_storage", "event_log_storage", "schedule_storage"))
-    instance: Any = SimpleNamespace(get_records_for_run=lambda *_args, **_options: records, **storages)
+    instance: Any = SimpleNamespace(get_records_for_run=lambda *_args, **_options: records)
     screen = Console(file=io.StringIO(), width=40)
     assert isinstance(screen.file, io.StringIO)
 
@@ -160,7 +160,7 @@ def test_a_batch_of_implementations_and_a_dagster_run_report_progress(
 
     job = SimpleNamespace(execute_in_process=work)
     monkeypatch.setattr(run_job, "POLL_INTERVAL_SECONDS", 0.01)
-    monkeypatch.setattr(run_job, "_get_instance", lambda settings: instance)
+    monkeypatch.setattr(run_job, "_get_instance", lambda settings: nullcontext(instance))
     jobs = SimpleNamespace(resolve_job_def=lambda name: job)
     monkeypatch.setattr("iccm_assets.definitions.defs", lambda: jobs)
     assert run_job.run_job("retrain_job", title="retrain 3", console=screen).success

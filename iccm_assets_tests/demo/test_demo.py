@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from io import StringIO
@@ -47,13 +48,24 @@ def world(engine: sa.Engine, settings: Settings, tmp_path: Path, monkeypatch: py
         return week(1, "gate_passed", made.production), JobResult("run", True), []
 
     jobs: list[str] = []
+
+    def run_scenario(*_arguments: Any, before_rollback: Callable[[], object]) -> RolloutReport:
+        made.until("completed")
+        before_rollback()
+        return RolloutReport([])
+
+    def run_job(name: str, **_options: Any) -> JobResult:
+        jobs.append(name)
+        return JobResult("run", True)
+
     monkeypatch.setattr(reset, "reset_platform", lambda settings: None)
     monkeypatch.setattr(developers, "plan_conversations", lambda *_arguments, **_options: [])
     monkeypatch.setattr(demo, "ensure_production_version", lambda settings: made.bootstrap().production)
     monkeypatch.setattr(demo, "run_gateway", lambda settings: nullcontext("http://127.0.0.1:9"))
     monkeypatch.setattr(weekly_cycle, "run_week", run_week)
-    monkeypatch.setattr(rollout_scenario, "run_scenario", lambda *_arguments: made.until("completed"))
-    monkeypatch.setattr(demo, "run_job", lambda name, title: jobs.append(name))
+    monkeypatch.setattr(weekly_cycle, "embed_canary_set", lambda *_arguments: None)
+    monkeypatch.setattr(rollout_scenario, "run_scenario", run_scenario)
+    monkeypatch.setattr(demo, "run_job", run_job)
     monkeypatch.setattr(demo, "_report", lambda *_arguments: None)
     demo._run(made.settings, 1, 5, 7, demo._parse_drift("", 1, 7), 1, with_rollout=True, as_json=False)
     assert jobs == ["production_quality_job"], "its asset has a materialization"

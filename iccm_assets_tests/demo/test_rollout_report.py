@@ -32,14 +32,14 @@ from iccm_assets.demo.rollout_driver import (
 from iccm_assets.demo.rollout_progress import RolloutSnapshot
 from iccm_assets.demo.rollout_scenario import (
     MAX_DEGRADED_CLOCK_RATE,
-    MAX_RATE,
+    MAX_DEVELOPERS,
     MAX_RESPONSE_SECONDS,
     MAX_UNSCORED,
     MIN_DEGRADED_CLOCK_RATE,
-    MIN_RATE,
+    MIN_DEVELOPERS,
     ScenarioContext,
     adjust_clock_limit,
-    adjust_rate,
+    adjust_developers,
     compute_degraded_clock_rate,
 )
 from iccm_assets.errors import InputError
@@ -94,10 +94,13 @@ def test_the_clock_rate_ends_time_and_sessions_of_a_stage_together() -> None:
     assert compute_clock_rate(0, 0, 20) == 1.0
 
 
-def test_the_session_rate_follows_the_response_time() -> None:
-    assert adjust_rate(10, MAX_RESPONSE_SECONDS / 2) > 10 > adjust_rate(10, 2 * MAX_RESPONSE_SECONDS)
-    assert adjust_rate(MAX_RATE, 0.0) == MAX_RATE
-    assert adjust_rate(MIN_RATE, 30.0) == MIN_RATE
+def test_fewer_developers_come_where_responses_are_slow() -> None:
+    assert (
+        adjust_developers(10, MAX_RESPONSE_SECONDS / 2) > 10 > adjust_developers(10, 2 * MAX_RESPONSE_SECONDS)
+    )
+    assert adjust_developers(MAX_DEVELOPERS, 0.0) == MAX_DEVELOPERS
+    assert adjust_developers(MIN_DEVELOPERS, 30.0) == MIN_DEVELOPERS
+    assert adjust_developers(MIN_DEVELOPERS, 0.0) > MIN_DEVELOPERS
 
 
 def test_the_clock_rate_makes_the_traffic_400_sessions_an_hour() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -67,3 +68,32 @@ def test_a_new_rate_applies_to_waiting_threads() -> None:
     generator.stop()
     generator.join()
     assert len(done) >= 50
+
+
+def test_no_more_tasks_run_at_a_time_than_allowed_and_a_new_limit_applies_to_waiting_threads() -> None:
+    running, highest, completed = 0, 0, 0
+    mutex = threading.Lock()
+
+    def task(_item: int) -> None:
+        nonlocal running, highest, completed
+        with mutex:
+            running += 1
+            highest = max(highest, running)
+        time.sleep(0.02)
+        with mutex:
+            running -= 1
+            completed += 1
+
+    def wait_for(done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not done() and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    generator = LoadGenerator(itertools.count(), task, workers=12, max_running=2).start()
+    wait_for(lambda: completed >= 20)
+    assert highest == 2
+    generator.set_max_running(8)
+    wait_for(lambda: highest == 8)
+    generator.stop()
+    generator.join()
+    assert highest == 8

@@ -20,6 +20,8 @@ _MAX_BACKLOG_SECONDS = 1.0
 class LoadGenerator(Generic[T]):
     """``workers`` threads run the task for every item, in order, at most ``rate`` a second (None: no limit).
 
+    At most ``max_running`` tasks run at a time (None: as many as there are threads).
+
     An ``IccmError`` ends one task: its message is added to ``failures`` and the others continue. Any other
     exception stops the generator, and ``join`` raises it.
     """
@@ -31,11 +33,13 @@ class LoadGenerator(Generic[T]):
         *,
         workers: int = 16,
         rate: float | None = None,
+        max_running: int | None = None,
     ) -> None:
         self.completed = 0
         self.failures: list[str] = []
         self._items, self._task = iter(items), task
         self._rate, self._due = rate, 0.0
+        self._running, self._max_running = 0, max_running or workers
         self._changed = threading.Condition()
         self._stopped = False
         self._error: Exception | None = None
@@ -56,6 +60,12 @@ class LoadGenerator(Generic[T]):
             if rate is not None and rate != self._rate:
                 self._due = min(self._due, time.monotonic() + 1.0 / rate)
             self._rate = rate
+            self._changed.notify_all()
+
+    def set_max_running(self, count: int) -> None:
+        """Change the maximum number of concurrent tasks; those that are running are finished."""
+        with self._changed:
+            self._max_running = count
             self._changed.notify_all()
 
     def stop(self) -> None:
@@ -87,6 +97,10 @@ class LoadGenerator(Generic[T]):
                 else:
                     with self._changed:
                         self.completed += 1
+                finally:
+                    with self._changed:
+                        self._running -= 1
+                        self._changed.notify()
         except Exception as error:
             self._error = self._error or error
             self.stop()
@@ -94,14 +108,21 @@ class LoadGenerator(Generic[T]):
     def _scheduled_items(self) -> Iterator[T]:
         """Yield items, each in its time slot, until the last one or until stopped."""
         while True:
-            # One lock for the slot and the item: all threads together keep the rate and the order.
+            # One lock for the slot and the item: all threads together keep the limits and the order.
             with self._changed:
-                while not self._stopped and self._rate and (wait := self._due - time.monotonic()) > 0:
+                while not self._stopped and (wait := self._wait_seconds()) != 0.0:
                     self._changed.wait(wait)
                 if self._rate is not None:
                     earliest = time.monotonic() - _MAX_BACKLOG_SECONDS
                     self._due = max(self._due, earliest) + 1.0 / self._rate
                 item = _END if self._stopped else next(self._items, _END)
+                self._running += item is not _END
             if item is _END:
                 return
             yield item
+
+    def _wait_seconds(self) -> float | None:
+        """Return how long to wait before the next task: 0 for not at all, None until another one ends."""
+        if self._running >= self._max_running:
+            return None
+        return max(0.0, self._due - time.monotonic()) if self._rate else 0.0
