@@ -156,6 +156,7 @@ class Sandbox(AbstractContextManager["Sandbox"]):
         if self.scratch:  # once before, too: the init process removes it only if this process is killed here
             shutil.rmtree(self.scratch, ignore_errors=True)
         self.running.end()
+        warm_pool.warm_pool.note_end()
         if self.group:
             self.group.remove()
         if self.scratch:

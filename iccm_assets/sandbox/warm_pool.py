@@ -187,6 +187,11 @@ class WarmPool:
             self.last_used = time.monotonic()
             self.lock.notify_all()
 
+    def note_end(self) -> None:
+        """Note that a sandbox has ended that was not forked: another one may follow at once."""
+        with self.lock:
+            self.last_used = time.monotonic()
+
     def _run_worker(self) -> None:
         """Start a worker, wait until it is no longer needed, end it."""
         try:

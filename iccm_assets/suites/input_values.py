@@ -31,6 +31,7 @@ MAX_CONSTANTS = 200
 MAX_MUTATION_DEPTH = 5
 MAX_COMBINED = 6  # constants of which sums and differences are drawn, too
 MAX_LENGTH = 60
+SIZES = (0, 1, 2, 3, 3, 4, 5, 6)  # of a list
 MAX_DOCSTRING, MAX_QUOTED = 5000, 12  # characters that are read, and texts that are taken from one
 _QUOTED = re.compile(r"(?<![\w'])'([^'\n]{1,12})'(?![\w'])|(?<![\w\"])\"([^\"\n]{1,12})\"(?![\w\"])")
 MANY_TEXTS = 3  # constants: what is compared with them is often one of them
@@ -188,7 +189,8 @@ class ValueFactory:
 
     def _draw_items(self, kind: ValueType, depth: int) -> list[Any]:
         element = kind.parts[0]
-        size = self.rng.choice((0, 1, 2, 3, 3, 4, 5, 6)) if depth < MAX_DEPTH else 0
+        sizes = SIZES if element.kind != "object" else SIZES[:4]  # an object's answer is long
+        size = self.rng.choice(sizes) if depth < MAX_DEPTH else 0
         is_mixed = element == ANY and self.rng.random() < 0.2
         items = [self.draw(self.rng.choice(MIXED) if is_mixed else element, depth + 1) for _ in range(size)]
         roll = self.rng.random()

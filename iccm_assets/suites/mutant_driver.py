@@ -30,11 +30,12 @@ IMPORTED = '["v",["n"]]'  # the answer to the plan that only imports
 ANSWER_FD = 3
 MAX_ANSWER = 1 << 18  # characters
 MAX_DIFFERENCES = 8  # of a variant; its answers may be within the tolerance of what is expected
+MAX_REFUSING = 24  # inputs that tell a mutant from the source, of which three at most are needed
 MAX_REPORT = 400_000  # characters of all differences
 EMPTY_FOLDER_BYTES = 40  # in scratch space; on a disk, where a size says nothing, a folder is larger
 MAX_WAIT = 8  # milliseconds, between two looks at what was answered
 MAX_PIECES = 16  # of 64 KiB, that one look reads
-VARIANTS_PER_PROCESS = 8  # a process costs more than the inputs of a small source
+VARIANTS_PER_PROCESS = 24  # a process costs more than the inputs of a small source
 MAX_RESTARTS = 8  # of the source, after inputs that it does not answer
 SOURCE_SECONDS, MIN_SECONDS = 5.0, 0.1  # CPU time of the source, and of a variant of a quick source
 SOURCE_WALL_SECONDS, MIN_WALL_SECONDS = 10.0, 2.0  # generous: other processes may keep the machine busy
@@ -43,7 +44,7 @@ POOL_SECONDS, POOL_WALL_SECONDS = (
     5.0,
 )  # of the source, until an input counts as one that it never answers
 SLOWER = 5.0  # how many times as long as the source a variant may take
-MIN_PLAN_SECONDS = 0.02  # CPU time of one plan of a variant, most of which answer in a thousandth of it
+MIN_PLAN_SECONDS = 0.01  # CPU time of one plan of a variant, most of which answer in a hundredth of it
 WALL_FACTOR = 2.0  # of the CPU time of all variants: other processes may keep the machine busy
 DATA_BYTES = 448 << 20
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {
@@ -60,6 +61,8 @@ class Measurement:
         self.runner = load_module("case_runner", request["case_runner"])
         self.source_files = load_module("source_files", request["source_files"])
         self.pytest_runner: Any = None
+        self.audit_hooks: Any = None
+        self.violations_fd = 0  # of the judge's own audit hook, where it watches the process of the variants
         self.hits: set[int] = set()
         self.cpu_seconds, self.wall_seconds = SOURCE_SECONDS, SOURCE_WALL_SECONDS  # of one process
         self.each = False  # whether the CPU time is that of each plan
@@ -85,6 +88,11 @@ class Measurement:
         self.cpu_seconds = min(SOURCE_SECONDS, max(MIN_SECONDS, SLOWER * used))
         self.wall_seconds = MIN_WALL_SECONDS + SLOWER * (time.monotonic() - self.started)
 
+    def watch(self, is_watched: bool) -> None:
+        """Let the judge's audit hook report what the variants do outside, as in a case of their own."""
+        self.audit_hooks = self.audit_hooks or load_module("audit_hooks", self.request["audit_hooks"])
+        self.violations_fd = self.request["violations_fd"] if is_watched else 0
+
     def is_over(self) -> bool:
         """Whether the time of all variants is used up."""
         return time.monotonic() > self.deadline or children_seconds() > float(self.request["seconds"])
@@ -98,23 +106,59 @@ class Measurement:
         return b"".join([*pieces, source[end:]]).decode()
 
     def choose_size(self) -> int:
-        """Choose how many variants share a process: one if they are files, which import each other."""
-        files = self.source_files.split_files(self.request["source"].decode())
-        return 1 if files or self.request["files"] is not None else VARIANTS_PER_PROCESS
+        """Choose how many variants share a process: one if they are files, which import each other.
 
-    def answers(self, texts: list[str], plans: list[Any], fresh: bool) -> Iterator[bytes | None]:
+        The slower the source, the fewer, so that all together stay within the budget.
+        """
+        files = self.source_files.split_files(self.request["source"].decode())
+        is_alone = files or self.request["files"] is not None
+        return 1 if is_alone else max(1, int(VARIANTS_PER_PROCESS * MIN_SECONDS / self.cpu_seconds))
+
+    def answers(
+        self, texts: list[str], plans: list[Any], fresh: bool, comparison: Comparison | None = None
+    ) -> Iterator[bytes | None]:
         """Yield one answer per plan of each variant; None, and nothing more, where the process of all ended.
 
         It ends, too, where a variant takes too long. ``fresh`` imports the variant again for each plan.
+        ``comparison`` ends a variant early; who reads the answers has to note the same ones.
         """
         read_end, write_end = os.pipe()
         pid = os.fork()
         if pid == 0:
-            self.run_variants(texts, plans, fresh, write_end)
+            self.run_variants(texts, plans, fresh, write_end, comparison)
         os.close(write_end)
-        frames = read_frames(read_end, self.wall_seconds, len(plans))
+        yield from self.read_answers(pid, read_end, len(texts), len(plans))
+
+    def ask_interpreter(self, seed: int, plans: list[Any]) -> Iterator[bytes | None]:
+        """Yield one answer per plan of the source in a new interpreter with another hash seed."""
+        requests, (read_end, write_end) = os.pipe(), os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.dup2(requests[0], 0)
+                os.dup2(write_end, 1)
+                os.closerange(3, 256)
+                arguments = [sys.executable, *["-P", "-s", "-S", "-B", "-X", "utf8", "-c"], INTERPRETER]
+                os.execve(sys.executable, arguments, {**os.environ, "PYTHONHASHSEED": str(seed)})
+            finally:
+                os._exit(1)
+        os.close(requests[0])
+        os.close(write_end)
+        request = {**self.request, "answers": [], "plans": plans}
+        parts = sys.path, request["packages"], request["driver"], marshal.dumps(request)
         try:
-            for _, frame in zip(range(len(texts) * len(plans)), frames, strict=False):
+            with os.fdopen(requests[1], "wb") as stream:
+                marshal.dump(parts, stream)
+        except BrokenPipeError:
+            pass  # it has ended, which its answers say
+        yield from self.read_answers(pid, read_end, 1, len(plans))
+
+    def read_answers(self, pid: int, read_end: int, variants: int, plans: int) -> Iterator[bytes | None]:
+        """Yield the frames of a process, at most one per plan of each variant; then end it."""
+        seconds = min(variants * self.wall_seconds, self.deadline - time.monotonic())
+        frames = read_frames(read_end, max(MIN_WALL_SECONDS, seconds))
+        try:
+            for _, frame in zip(range(variants * plans), frames, strict=False):
                 if frame is not None and not self.plan_seconds:
                     self.longest = max(self.longest, read_seconds(frame))
                 yield frame
@@ -127,7 +171,9 @@ class Measurement:
                     pass
             os.waitpid(pid, 0)
 
-    def run_variants(self, texts: list[str], plans: list[Any], fresh: bool, pipe: int) -> NoReturn:
+    def run_variants(
+        self, texts: list[str], plans: list[Any], fresh: bool, pipe: int, comparison: Comparison | None = None
+    ) -> NoReturn:
         """In the fork: answer the plans in order, with one variant after the other, then exit."""
         try:
             os.setsid()
@@ -135,15 +181,21 @@ class Measurement:
             null = os.open("/dev/null", os.O_RDWR)
             for standard in (0, 1, 2):
                 os.dup2(null, standard)
-            os.closerange(ANSWER_FD + 1, 256)
+            kept = self.violations_fd or 256
+            os.closerange(ANSWER_FD + 1, kept)
+            os.closerange(kept + 1, 256)
             sys.modules.pop(MODULE, None)  # this module is loaded as if it were the implementation
             resource.setrlimit(resource.RLIMIT_DATA, (DATA_BYTES, DATA_BYTES))
             setattr(builtins, self.request["probe"], self.record_hit)  # where pytest imports the variant
             self.home = os.getcwd()
-            for text in texts:
+            for number, text in enumerate(texts):
                 self.cpu_started = time.process_time()
                 self.limit_cpu()
-                self.answer_plans(text, plans, fresh)
+                if comparison is not None:
+                    comparison.begin(number)
+                self.answer_plans(text, plans, fresh, comparison)
+            if self.violations_fd:
+                self.audit_hooks.report_tampering(self.violations_fd)
         except BaseException:
             os._exit(1)
         os._exit(0)
@@ -156,13 +208,17 @@ class Measurement:
             seconds = min(self.plan_seconds, max(1e-6, seconds - used))
         _signal.setitimer(_signal.ITIMER_PROF, seconds)
 
-    def answer_plans(self, text: str, plans: list[Any], fresh: bool) -> None:
+    def answer_plans(
+        self, text: str, plans: list[Any], fresh: bool, comparison: Comparison | None = None
+    ) -> None:
         module, code = None, None
         own_files, shim = self.source_files.write_shim(text)
         # pytest imports its tests' variant itself, and several files import each other
         if not own_files and any(plan[0] != "test" for plan in plans):
             code = compile(text, FILENAME, "exec", dont_inherit=True)
-        for plan in plans:
+        for number, plan in enumerate(plans):
+            if comparison is not None and not comparison.asks(number):
+                continue
             started = time.process_time()
             if self.each or self.plan_seconds:
                 self.limit_cpu()
@@ -181,6 +237,8 @@ class Measurement:
             data = len(frame).to_bytes(4, "big") + frame
             while data:
                 data = data[os.write(ANSWER_FD, data) :]
+            if comparison is not None:
+                comparison.note(number, answer.encode("ascii"), bool(self.hits))
 
     def enter_empty_folder(self) -> None:
         """Work in the folder of the last plan if it is still empty, or else in a new one."""
@@ -239,6 +297,40 @@ class Measurement:
         return value
 
 
+class Comparison:
+    """Compares the answers of variants with those of the source, and says which plans are still asked.
+
+    The process of the variants and who reads its answers count alike, so no other word passes between them.
+    """
+
+    def __init__(
+        self,
+        expected: list[bytes | None],
+        is_same: Callable[[bytes | None, bytes | None], bool],
+        limit: int,
+        chosen: list[Any] | None = None,
+    ) -> None:
+        self.expected, self.is_same, self.limit = expected, is_same, limit
+        self.chosen = chosen  # for each variant the numbers of the plans that may tell it from the source
+        self.remaining: Any = None
+        self.differing: list[int] = []
+        self.has_hits = False
+
+    def begin(self, variant: int) -> None:
+        self.differing, self.has_hits = [], False
+        self.remaining = self.chosen[variant] if self.chosen is not None else None
+
+    def asks(self, number: int) -> bool:
+        """Whether a plan is still asked; with probes all are, since they tell what they reach."""
+        is_enough = len(self.differing) >= self.limit and not self.has_hits
+        return not is_enough and (self.remaining is None or number in self.remaining)
+
+    def note(self, number: int, answer: bytes | None, has_hits: bool = False) -> None:
+        self.has_hits = self.has_hits or has_hits
+        if not self.is_same(self.expected[number], answer):
+            self.differing.append(number)
+
+
 def load_module(name: str, code: bytes) -> Any:
     module = ModuleType(name)
     exec(marshal.loads(code), module.__dict__)
@@ -257,10 +349,10 @@ def children_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def read_frames(descriptor: int, seconds: float, count: int) -> Iterator[bytes | None]:
+def read_frames(descriptor: int, seconds: float) -> Iterator[bytes | None]:
     """Yield frames; None, and nothing more, at the end of the pipe or after a frame that is too large.
 
-    So, too, where as many as ``count`` take longer than ``seconds``.
+    So, too, where all together take longer than ``seconds``.
 
     Waits for the end of the writer, and looks now and then: a wait for each frame would cost more than what
     is answered.
@@ -268,7 +360,7 @@ def read_frames(descriptor: int, seconds: float, count: int) -> Iterator[bytes |
     os.set_blocking(descriptor, False)
     poll = select.poll()
     poll.register(descriptor, 0)
-    buffer, position, wait, is_open, number = bytearray(), 0, 1, True, 0
+    buffer, position, wait, is_open = bytearray(), 0, 1, True
     deadline = time.monotonic() + seconds
     while is_open and len(buffer) - position <= 2 * MAX_ANSWER:
         remaining = deadline - time.monotonic()
@@ -283,9 +375,7 @@ def read_frames(descriptor: int, seconds: float, count: int) -> Iterator[bytes |
             if end > len(buffer):
                 break
             yield bytes(buffer[position + 4 : end])
-            position, number = end, number + 1
-            if number % count == 0:
-                deadline = time.monotonic() + seconds
+            position = end
     yield None
 
 
@@ -320,60 +410,68 @@ def read_seconds(frame: bytes) -> float:
 def run_cases(packed: bytes) -> str:
     """Run the suite's cases on every variant, the first of which is the source itself.
 
-    JSON: ``answers`` of the source, ``hits`` of the variant with probes, and for each variant but the source
-    its ``differences``, a list of [case, answer or null], or null where the time was over. The variants after
-    the source are ``stubs`` stubs, then others; a stub that differs in nothing is the last that runs.
+    JSON: ``answers`` of the source, its CPU time in ``seconds``, ``hits`` of the variant with probes, and for
+    each variant but the source its ``differences``, a list of [case, answer or null], or null where the time
+    was over. The variants after the source are ``stubs`` stubs, then others; a stub that differs in nothing
+    is the last that runs.
     """
     request = marshal.loads(packed)
     measurement = Measurement(request)
     plans = request["plans"]
     expected: list[bytes | None] = []
+    measurement.watch(is_watched=request["files"] is None)
     for frame in iterate_answers(measurement, request["variants"][:1], plans):
         expected.append(answer_part(frame))
         if frame is None:
             break
+    measurement.watch(is_watched=False)
+    seconds = children_seconds()
     measurement.limit_variants()
     hits: set[int] = set()
     differences: list[Any] = []
     budget = MAX_REPORT
     variants = request["variants"][1:] if None not in expected else []
-    together = measurement.choose_size() if len(plans) == request["cases_per_process"] else 1
+    size = measurement.choose_size() if len(plans) == request["cases_per_process"] else 1
     while len(differences) < len(variants):
         if budget < 0 or measurement.is_over():
             differences += [None] * (len(variants) - len(differences))
             break
-        first, size = len(differences), together if len(differences) >= request["stubs"] else 1
-        frames = iterate_answers(measurement, variants[first : first + size], plans)
+        first = len(differences)
+        comparison = Comparison(expected, _operator.eq, MAX_DIFFERENCES)
+        frames = iterate_answers(measurement, variants[first : first + size], plans, comparison)
         end, is_complete = min(first + size, len(variants)), True
         while is_complete and budget >= 0 and len(differences) < end:
-            own, reached, is_complete = compare(expected, frames, is_last=len(differences) == end - 1)
+            comparison.begin(len(differences) - first)
+            own, reached, is_complete = compare(comparison, frames)
             budget -= sum(len(answer or "") for _, answer in own)
             hits |= reached
             differences.append(own)
+            if len(differences) <= request["stubs"] and not own:
+                variants = variants[: len(differences)]  # a stub that passes decides
+                break
         frames.close()  # type: ignore[attr-defined]
-        if len(differences) <= request["stubs"] and not differences[-1]:
-            break  # a stub that passes decides
     answers = [decode(answer) for answer in expected]
-    return write_report({"answers": answers, "hits": sorted(hits), "differences": differences})
+    report = {"answers": answers, "seconds": seconds, "hits": sorted(hits), "differences": differences}
+    return write_report(report)
 
 
 def compare(
-    expected: list[bytes | None], frames: Iterator[bytes | None], is_last: bool
+    comparison: Comparison, frames: Iterator[bytes | None]
 ) -> tuple[list[tuple[int, str | None]], set[int], bool]:
     """Return the first answers that differ from the expected ones, the branches reached, and if all came.
 
-    Of the last variant of a process, those after the first are left unread.
+    With probes the lines of exceptions differ, too.
     """
     differences: list[tuple[int, str | None]] = []
     hits: set[int] = set()
-    for case, frame in zip(range(len(expected)), frames, strict=False):
+    for case in range(len(comparison.expected)):
+        if not comparison.asks(case):
+            break
+        frame = next(frames, None)
         answer, reached = (None, []) if frame is None else split_frame(frame)
         hits.update(reached)
-        # With probes the lines of exceptions differ, and all cases tell what they reach.
-        is_enough = len(differences) >= MAX_DIFFERENCES and not hits
-        if is_enough and is_last:
-            break
-        if answer != expected[case] and not is_enough:
+        comparison.note(case, answer, bool(reached))
+        if comparison.differing[-1:] == [case]:
             differences.append((case, decode(answer)))
         if answer is None:
             return differences, hits, False
@@ -384,14 +482,17 @@ def decode(answer: bytes | None) -> str | None:
     return None if answer is None else answer.decode("ascii", "replace")
 
 
-def iterate_answers(measurement: Measurement, variants: Any, plans: list[Any]) -> Iterator[bytes | None]:
+def iterate_answers(
+    measurement: Measurement, variants: Any, plans: list[Any], comparison: Comparison | None = None
+) -> Iterator[bytes | None]:
     """Yield the answer of each case, each with the variant imported anew, some in one process.
 
-    Several variants share one that answers all cases.
+    Several variants share one that answers all cases, and with ``comparison`` only as many as it asks for.
     """
     texts, size = list(map(measurement.write_variant, variants)), measurement.request["cases_per_process"]
+    own = comparison if size >= len(plans) else None
     for start in range(0, len(plans), size):
-        yield from measurement.answers(texts, plans[start : start + size], fresh=True)
+        yield from measurement.answers(texts, plans[start : start + size], fresh=True, comparison=own)
 
 
 # ---- the pool of further inputs ------------------------------------------------------------------
@@ -452,66 +553,62 @@ def answer_part(frame: bytes | None) -> bytes | None:
 
 
 def explore(packed: bytes) -> str:
-    """Run inputs on the source, and again in interpreters with other hash seeds and in reverse order.
+    """Run inputs on the source.
 
-    JSON: ``answers``, for each plan its answer or null, ``branches``, those that each reaches, and ``again``,
-    for each hash seed whether the answer is the same, or the other answer.
+    JSON: ``answers``, for each plan its answer or null, and ``branches``, those that each reaches.
     """
     request = marshal.loads(packed)
-    again: list[list[Any]] = [ask_interpreter(seed, request) for seed in request["hash_seeds"]]
-    parts = [(None, []) if frame is None else split_frame(frame) for frame in explore_once(request)]
-    answers = [decode(answer) for answer, _ in parts]
-    again = [
-        [other is not None and (other == own or other) for other, own in zip(others, answers, strict=True)]
-        for others in again
-    ]
-    return write_report({"answers": answers, "branches": [hits for _, hits in parts], "again": again})
-
-
-def explore_once(request: dict[str, Any]) -> list[bytes | None]:
-    """Answer the plans of a request."""
     measurement = Measurement(request)
     measurement.cpu_seconds, measurement.each = request["plan_seconds"], True
-    return answer_each(measurement, measurement.write_variant(request["variants"][0]), request["plans"])
+    text = measurement.write_variant(request["variants"][0])
+
+    frames = answer_each(measurement, request["plans"], text=text)
+    parts = [(None, []) if frame is None else split_frame(frame) for frame in frames]
+    answers = [decode(answer) for answer, _ in parts]
+    return write_report({"answers": answers, "branches": [hits for _, hits in parts]})
 
 
-def answer_each(measurement: Measurement, text: str, plans: list[Any]) -> list[bytes | None]:
-    """Answer every plan; None, and the next in a new process, where the process ends or takes too long."""
+def repeat(packed: bytes) -> str:
+    """Run inputs again in new interpreters with other hash seeds, and in reverse order.
+
+    JSON: ``again``, for each hash seed whether the answer is the one that is known, or the other answer.
+    """
+    request = marshal.loads(packed)
+    measurement = Measurement(request)
+    known = request["answers"]
+    again: list[list[Any]] = []
+    for seed in request["hash_seeds"]:
+        frames = answer_each(measurement, request["plans"][::-1], seed=seed)
+        answers = [decode(answer_part(frame)) for frame in reversed(frames)]
+        pairs = zip(answers, known, strict=True)
+        again.append([other is not None and (other == own or other) for other, own in pairs])
+    return write_report({"again": again})
+
+
+def answer_each(
+    measurement: Measurement, plans: list[Any], text: str = "", seed: int | None = None
+) -> list[bytes | None]:
+    """Answer every plan; None, and the next in a new process, where the process ends or takes too long.
+
+    A variant answers, or with ``seed`` the source in a new interpreter.
+    """
     frames: list[bytes | None] = []
     for _ in range(measurement.request["max_restarts"]):
-        frames += measurement.answers([text], plans[len(frames) :], fresh=False)
+        rest = plans[len(frames) :]
+        if seed is None:
+            frames += measurement.answers([text], rest, fresh=False)
+        else:
+            frames += measurement.ask_interpreter(seed, rest)
         if len(frames) >= len(plans) or measurement.is_over():
             break
     return frames + [None] * (len(plans) - len(frames))
 
 
-def ask_interpreter(seed: int, request: dict[str, Any]) -> list[str | None]:
-    """Return the answers of the unchanged source in a new interpreter; none where that one fails."""
-    plans = request["plans"][::-1]
-    own = {**request, "plans": plans, "variants": [[]], "hash_seeds": []}
-    requests, answers = os.pipe(), os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.dup2(requests[0], 0)
-            os.dup2(answers[1], 1)
-            os.closerange(3, 256)
-            arguments = [sys.executable, *["-P", "-s", "-S", "-B", "-X", "utf8", "-c"], INTERPRETER]
-            os.execve(sys.executable, arguments, {**os.environ, "PYTHONHASHSEED": str(seed)})
-        finally:
-            os._exit(1)
-    os.close(requests[0])
-    os.close(answers[1])
-    with os.fdopen(requests[1], "wb") as stream:
-        marshal.dump((sys.path, request["packages"], request["driver"], marshal.dumps(own)), stream)
-    with os.fdopen(answers[0], "rb") as stream:
-        written = stream.read()
-    os.waitpid(pid, 0)
-    try:
-        frames: list[bytes | None] = marshal.loads(written)
-    except (EOFError, ValueError, TypeError):
-        return [None] * len(plans)
-    return [decode(answer_part(frame)) for frame in reversed(frames)]
+def answer_alone(request: dict[str, Any]) -> NoReturn:
+    """Answer the plans of a request in this process, which is a new interpreter."""
+    measurement = Measurement(request)
+    measurement.cpu_seconds, measurement.each = request["plan_seconds"], True
+    measurement.run_variants([measurement.write_variant([])], request["plans"], fresh=False, pipe=1)
 
 
 INTERPRETER = (
@@ -520,7 +617,7 @@ INTERPRETER = (
     " try: __import__(package)\n"
     " except Exception: pass\n"
     "module=types.ModuleType('driver');exec(marshal.loads(code),module.__dict__);"
-    "sys.stdout.buffer.write(marshal.dumps(module.explore_once(marshal.loads(request))))"
+    "module.answer_alone(marshal.loads(request))"
 )
 
 
@@ -528,12 +625,12 @@ def run_matrix(packed: bytes) -> str:
     """Run inputs on the source and on its variants.
 
     JSON: ``differs``, for each variant but the source the numbers of the plans that it answers differently,
-    or null where the time was over.
+    the first ``MAX_REFUSING`` of those that were ``chosen`` for it, or null where the time was over.
     """
     request = marshal.loads(packed)
     measurement = Measurement(request)
     agreement = load_module("answer_agreement", request["answer_agreement"])
-    plans = request["plans"]
+    plans, chosen = request["plans"], request["chosen"]
     expected = answer_all(measurement, measurement.write_variant(request["variants"][0]), plans)
     measurement.limit_variants()
     differs: list[list[int] | None] = []
@@ -543,13 +640,26 @@ def run_matrix(packed: bytes) -> str:
         if measurement.is_over():
             differs += [None] * (len(texts) - len(differs))
             break
-        batch = texts[len(differs) : len(differs) + size]
-        frames = measurement.answers(batch, plans, fresh=False)
-        for _ in batch:
-            answers = [answer_part(frame) for _, frame in zip(plans, frames, strict=False)]
-            pairs = enumerate(zip(expected, answers, strict=False))
-            differs.append([number for number, pair in pairs if not agreement.is_same(*pair)])
-            if answers[-1] is None:
+        first = len(differs)
+        batch = texts[first : first + size]
+        comparison = Comparison(expected, agreement.is_same, MAX_REFUSING, chosen[first : first + size])
+        frames = measurement.answers(batch, plans, fresh=False, comparison=comparison)
+        for place in range(len(batch)):
+            comparison.begin(place)
+            is_complete = note_answers(comparison, frames)
+            differs.append(comparison.differing)
+            if not is_complete:
                 break  # its process has ended, and the others need a new one
         frames.close()  # type: ignore[attr-defined]
     return write_report({"differs": differs})
+
+
+def note_answers(comparison: Comparison, frames: Iterator[bytes | None]) -> bool:
+    """Note the answers of one variant, and return whether all came."""
+    for number in range(len(comparison.expected)):
+        if comparison.asks(number):
+            answer = answer_part(next(frames, None))
+            comparison.note(number, answer)
+            if answer is None:
+                return False
+    return True

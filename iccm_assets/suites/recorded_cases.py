@@ -25,13 +25,14 @@ _INPUT_KEYS = frozenset({"call", "new", "get", "args", "kwargs"})
 
 @dataclass(frozen=True)
 class RecordedCase:
-    """An input, the branches that it reaches, and the case that records its answer."""
+    """An input, the branches that it reaches, and the case that records its ``answer``."""
 
     plan: Plan
     branches: frozenset[int]
     rank: int
     case: dict[str, Any]
     size: int
+    answer: str = ""
 
     @property
     def expectations(self) -> str:

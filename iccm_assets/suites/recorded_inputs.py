@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import marshal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -24,6 +24,7 @@ from iccm_assets.suites.source_variants import FIRST_COMPARISON
 from iccm_assets.suites.suite_values import new_object
 from iccm_assets.suites.type_guesses import (
     BY_METHOD,
+    BY_PAIR,
     COMMON_TYPES,
     DRAWS_AGAIN,
     DRAWS_PER_TRIAL,
@@ -35,9 +36,12 @@ from iccm_assets.suites.type_guesses import (
     find_called,
     find_checked,
     find_compared,
+    find_elements,
     find_used_methods,
     guess_by_name,
+    guess_objects,
     guess_type,
+    uses_pairs,
 )
 from iccm_assets.suites.value_types import INT, NONE, ValueType, is_open, list_functions
 
@@ -46,22 +50,27 @@ Site = tuple[str, str]  # a function or class, and a method or ''
 
 DRAWS_WITHOUT_ANY = 60  # while no input was accepted
 MAX_COMBINATIONS = 60  # of types, for one site
-ROUND_SIZE, ROUNDS = 150, 3
+ROUND_SIZE, ROUNDS = 225, 3
 MAX_STEPS, MAX_PREPARATION = 7, 4
 NODE_TYPE = "SimpleNamespace"
 MAX_CHAIN, MAX_TREE_DEPTH = 5, 3  # of linked objects
+COUNTS = ((0, 1, 2), (0, 0, 1))  # of further objects in a list, at first and deeper
 EMPTY_SHARE = 0.08  # of lists and trees
 MAX_CLASSES = 3  # whose objects are tried where no type is known
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A plan, the site that it tries, the types it was drawn with; ``rank`` is 0 for what people wrote."""
+    """A plan, the site that it tries, the types it was drawn with; ``rank`` is 0 for what people wrote.
+
+    ``size`` is the length of its text, once it is proposed.
+    """
 
     plan: Plan
     site: Site
     types: Types | None = None
     rank: int = 1
+    size: int = 0
 
 
 @dataclass
@@ -89,6 +98,8 @@ class InputSearch:
         self.called = find_called(source.tree)
         self.compared = find_compared(source.tree)
         self.checked, self.suggested = find_checked(source.tree)
+        self.elements = find_elements(source.tree)
+        self.uses_pairs = uses_pairs(source.tree)
         # Then also other types than the likely ones are meant.
         self.tells_types_apart = any(
             isinstance(node, ast.Name) and node.id in ("isinstance", "type") for node in ast.walk(source.tree)
@@ -124,10 +135,13 @@ class InputSearch:
             if len(target.links) == 2 and self.rng.random() < 0.5:
                 return self._make_search_tree(target, sorted(self.rng.sample(range(-5, 30), 5)))
             chance, limit = (0.8, MAX_CHAIN) if len(target.links) == 1 else (0.6, MAX_TREE_DEPTH)
-            links = {
+            links: dict[str, Any] = {
                 link: make(depth + 1) if depth < limit and self.rng.random() < chance else None
                 for link in target.links
             }
+            if depth < MAX_TREE_DEPTH:
+                counts = [(link, self.rng.choice(COUNTS[depth > 0])) for link in target.many_links]
+                links |= {link: [make(depth + 1) for _ in range(count)] for link, count in counts if count}
             return self._make_object(target, depth, links)
 
         return make
@@ -153,7 +167,8 @@ class InputSearch:
         for item, kind in zip(site.parameters, types, strict=True):
             if item.name in links or not (item.is_required or self.rng.random() < 0.6):
                 break  # what follows is optional, too
-            kind = INT if is_open(kind) else kind
+            if is_open(kind):
+                kind = next(iter(guess_objects(item.name, [target.name])), INT)
             value = number if kind == INT and number is not None else self.values.draw(kind, depth + 1)
             attributes |= {item.name: value} if item.is_keyword else {}
             args += [] if item.is_keyword else [value]
@@ -347,10 +362,11 @@ class InputSearch:
     def _keep_new(self, proposals: list[Proposal]) -> list[Proposal]:
         kept: list[Proposal] = []
         for proposal in proposals:
-            written = marshal.dumps(canonical_plan(proposal.plan), 2)
+            canonical = canonical_plan(proposal.plan)
+            written = marshal.dumps(canonical, 2)
             if written not in self.proposed:
                 self.proposed.add(written)
-                kept.append(proposal)
+                kept.append(replace(proposal, size=len(repr(canonical))))
         return kept
 
     # ---- types -----------------------------------------------------------------------------------
@@ -389,9 +405,8 @@ class InputSearch:
         by_method = [
             kind for method in sorted(self.used.get(parameter.name, ())) for kind in BY_METHOD.get(method, ())
         ]
-        objects = [
-            ValueType("object", values=(item.name,)) for item in self.targets.values() if item.is_class
-        ]
+        classes = [item.name for item in self.targets.values() if item.is_class]
+        objects = [ValueType("object", values=(name,)) for name in classes]
         linked = [kind for kind in objects if self.targets[kind.values[0]].links and name in LINKED_NAMES]
         if self.node_type and name in LINKED_NAMES:
             linked = [ValueType("object", values=(NODE_TYPE,))]
@@ -400,6 +415,8 @@ class InputSearch:
                 [
                     *written,
                     *linked,
+                    *guess_objects(parameter.name, classes),
+                    *self.elements.get(parameter.name, ()),
                     *(list_functions(self.called[parameter.name]) if parameter.name in self.called else ()),
                     *self.compared.get(parameter.name, ()),
                     *self.checked.get(parameter.name, ()),
@@ -407,6 +424,7 @@ class InputSearch:
                     *named,
                     *self.suggested.get(parameter.name, ()),
                     *(kind for kind in COMMON_TYPES if not linked or kind != NONE),  # it is drawn, then
+                    *([BY_PAIR] if self.uses_pairs else []),
                     *objects[:MAX_CLASSES],
                 ]
             )
@@ -415,10 +433,13 @@ class InputSearch:
 
 def canonical_plan(value: Any) -> Any:
     """Return what is the same for the same plan: sets have no order."""
+    kind = type(value)
+    if kind is int or kind is str or value is None:
+        return value
     if isinstance(value, set | frozenset):
         return ("set", sorted(map(repr, value)))
     if isinstance(value, dict):
         return [(canonical_plan(key), canonical_plan(item)) for key, item in value.items()]
     if isinstance(value, list | tuple):
-        return [type(value).__name__, *map(canonical_plan, value)]
+        return [kind.__name__, *map(canonical_plan, value)]
     return repr(value) if isinstance(value, float) else value

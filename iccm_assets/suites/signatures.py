@@ -18,7 +18,10 @@ MAX_ANCESTORS, MAX_METHODS = 20, 60  # of one class
 _DATA_BASES = frozenset({"NamedTuple"})
 _ENUM_BASES = frozenset({"Enum", "IntEnum", "StrEnum", "Flag", "IntFlag"})
 _EXCEPTION_SUFFIXES = ("Error", "Exception", "Warning")
-_LINKS = frozenset({"next", "next_node", "left", "right", "nxt", "left_child", "right_child"})
+_LINKS = frozenset({"next", "next_node", "left", "right", "nxt", "left_child", "right_child", "successor"})
+_MANY_LINKS = frozenset(
+    ("children", "successors", "predecessors", "neighbors", "neighbours", "adjacent", "nodes", "parents")
+)
 _NODE_VALUES = frozenset({"val", "value", "data", "key", "item", "info", "x"})
 _LITERAL_TYPES = {int: "int", float: "float", str: "str", bool: "bool", bytes: "bytes"}
 
@@ -52,6 +55,7 @@ class Target:
     is_class: bool = False
     member_values: tuple[object, ...] = ()  # of an enumeration
     links: tuple[str, ...] = ()  # attributes that refer to further objects of the class, or to None
+    many_links: tuple[str, ...] = ()  # those that are lists of such objects
     nodes: tuple[ast.AST, ...] = ()
 
 
@@ -59,12 +63,13 @@ def find_targets(tree: ast.Module) -> list[Target]:
     """Find the functions and classes of a module, in the order of its text; exceptions are no targets."""
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     names = frozenset(classes)
+    uses = _AttributeUses(tree)
     targets: dict[str, Target] = {}
     for node in _module_statements(tree.body):
         if isinstance(node, FunctionNode):
             targets[node.name] = Target(node.name, _read_signature(node, names), nodes=(node,))
         elif isinstance(node, ast.ClassDef) and not _is_exception(node, classes):
-            targets[node.name] = _read_class(node, classes)
+            targets[node.name] = _read_class(node, classes, uses)
     return list(targets.values())
 
 
@@ -106,7 +111,7 @@ def _choose_type(annotation: ast.expr | None, default: ast.expr | None, classes:
 # ---- classes -------------------------------------------------------------------------------------
 
 
-def _read_class(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> Target:
+def _read_class(node: ast.ClassDef, classes: dict[str, ast.ClassDef], uses: _AttributeUses) -> Target:
     line = list(_list_ancestors(node, classes))
     names = frozenset(classes)
     functions: dict[str, FunctionNode] = {}
@@ -138,7 +143,12 @@ def _read_class(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> Target:
         tuple(readable),
         is_class=True,
         member_values=tuple(_list_members(node)) if _is_enum(line) else (),
-        links=_find_links(constructor, fields),
+        links=tuple(sorted({*fields, *_list_assigned(constructor)} & _LINKS & uses.read)),
+        many_links=tuple(
+            name
+            for name in dict.fromkeys([*fields, *_list_assigned(constructor)])
+            if name in uses.looped and name.rpartition("_")[2] in _MANY_LINKS
+        ),
         nodes=tuple(line),
     )
 
@@ -166,9 +176,15 @@ def _list_fields(node: ast.ClassDef, classes: frozenset[str]) -> Iterator[CallPa
             yield CallParameter(part.target.id, kind, is_required=part.value is None)
 
 
-def _find_links(constructor: FunctionNode | None, fields: dict[str, CallParameter]) -> tuple[str, ...]:
-    """Find the attributes by which objects of a class form a list or tree."""
-    return tuple(sorted({*fields, *_list_assigned(constructor)} & _LINKS))
+class _AttributeUses:
+    """Which attributes the source reads, and which it loops over: by those, objects form lists and trees."""
+
+    def __init__(self, tree: ast.AST) -> None:
+        nodes = list(ast.walk(tree))
+        attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
+        self.read = frozenset(node.attr for node in attributes if isinstance(node.ctx, ast.Load))
+        loops = [node.iter for node in nodes if isinstance(node, ast.For | ast.comprehension)]
+        self.looped = frozenset(part.attr for part in loops if isinstance(part, ast.Attribute))
 
 
 def _list_assigned(constructor: ast.AST | None) -> list[str]:

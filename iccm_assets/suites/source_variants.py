@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from iccm_assets.sandbox.source_files import split_files
@@ -106,6 +106,59 @@ def insert_probes(source: SourceText, probe: str) -> tuple[list[Edit], dict[int,
             edits.append(source.insert_before(body, f"{probe}({first})"))
             branches[first] = body.lineno
     return edits, branches
+
+
+def list_branch_spans(source: SourceText) -> list[tuple[int, int, int]]:
+    """List where the code of a branch starts and ends, in bytes, with the number that its probe records.
+
+    None where calls at import run functions of the source, since nothing records what these reach.
+    """
+    if _runs_at_import(source.tree):
+        return []
+    spans: list[tuple[int, int, int]] = []
+    for number, node in enumerate(walk(source.tree)):
+        first = 2 * number
+        blocks: list[tuple[int, list[ast.stmt] | list[ast.expr]]] = []
+        if isinstance(node, ast.If):
+            blocks = [(first, node.body), (first + 1, node.orelse)]
+        elif isinstance(node, ast.IfExp):
+            blocks = [(first, [node.body]), (first + 1, [node.orelse])]
+        elif _branch_body(node):
+            blocks = [(first, getattr(node, "body", []))]
+        spans += [
+            (source.span(block[0])[0], source.span(block[-1])[1], arm) for arm, block in blocks if block
+        ]
+    return spans
+
+
+def find_branch(spans: Sequence[tuple[int, int, int]], start: int, end: int) -> int | None:
+    """Return the number of the innermost branch around these bytes; None where there is none."""
+    around = [span for span in spans if span[0] <= start and end <= span[1]]
+    return min(around, key=lambda span: span[1] - span[0])[2] if around else None
+
+
+def _runs_at_import(tree: ast.Module) -> bool:
+    """Whether the import of a source may run its own functions."""
+    own = {node.name for node in ast.walk(tree) if isinstance(node, (*_FUNCTIONS, ast.ClassDef))}
+    outer = list[ast.AST](tree.body)
+    while outer:
+        node = outer.pop()
+        if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
+            if node.name == "__init_subclass__":
+                return True
+            headers: list[ast.AST] = [*node.decorator_list, *getattr(node, "keywords", [])]
+            if any(_names_one(header, own) for header in headers):
+                return True
+            outer += node.body if isinstance(node, ast.ClassDef) else node.args.defaults
+        elif isinstance(node, ast.Call) and _names_one(node, own):
+            return True
+        elif not isinstance(node, ast.Lambda):
+            outer += filter(is_active, ast.iter_child_nodes(node))
+    return False
+
+
+def _names_one(node: ast.AST, names: set[str]) -> bool:
+    return any(isinstance(part, ast.Name) and part.id in names for part in ast.walk(node))
 
 
 COMPARISONS = {

@@ -20,7 +20,7 @@ from iccm_assets.errors import TestSuiteError
 from iccm_assets.settings import Settings
 from iccm_assets.suites.answer_agreement import is_specified, list_right_steps
 from iccm_assets.suites.missing_dependencies import explain, find_missing_package
-from iccm_assets.suites.mutants import generate_mutants, select_mutants, split_mutants
+from iccm_assets.suites.mutants import Mutant, generate_mutants, select_mutants, split_mutants
 from iccm_assets.suites.outside_effects import choose_targets, find_left_out_lines
 from iccm_assets.suites.recorded_cases import (
     MAX_CASE_CHARACTERS,
@@ -31,15 +31,23 @@ from iccm_assets.suites.recorded_cases import (
     list_inputs,
     select_cases,
 )
-from iccm_assets.suites.recorded_inputs import ROUNDS, InputSearch, Plan, Proposal, canonical_plan
+from iccm_assets.suites.recorded_inputs import ROUNDS, InputSearch, Plan, Proposal
 from iccm_assets.suites.source_edits import Edit, SourceText
-from iccm_assets.suites.source_variants import FIRST_COMPARISON, insert_all_probes
+from iccm_assets.suites.source_variants import (
+    FIRST_COMPARISON,
+    find_branch,
+    find_special_lines,
+    insert_all_probes,
+    insert_probes,
+    list_branch_spans,
+)
 from iccm_assets.suites.suite_runner import bind_environment
 from iccm_assets.suites.suite_strength import (
     GENERATOR_VERSION,
     MAX_SOURCE_LENGTH,
     SuiteMeasurement,
     find_raised,
+    measure_recorded_suite,
     measure_suite,
 )
 from iccm_assets.suites.suite_values import InvalidValueError
@@ -52,6 +60,8 @@ MAX_SELECTION_MUTANTS = 60
 MAX_LOST, MAX_SLOW_PLANS, SLOW_PLAN_SECONDS = 0.5, 30, 0.5  # where most inputs take longer
 MAX_REPAIRED = 120  # sequences of calls of one round
 MAX_ROUNDS = 12  # of inputs that reach something new
+SPREAD = 0x9E3779B1  # mixes numbers that follow each other
+ENOUGH_INPUTS = 150  # with an answer, where they reach all branches
 FURTHER_ROUNDS = 3  # of inputs, while a mutant is not refused
 
 _TYPE_ERROR = '["r",[["TypeError",'
@@ -92,6 +102,10 @@ def _record(source_code: str, nothing: Suite, settings: Settings, texts: Iterabl
             return _nothing(recorder.explain(), recorder.left_out)
         with VariantRunner(source, nothing, settings, 0.0) as runner:
             document = recorder.record(runner)
+            if document is not None and not recorder.is_slow:
+                suite = replace(parse_suite(document), environment=nothing.environment)
+                measurement = measure_recorded_suite(source_code, suite, runner)
+                return SuiteRecording(measurement, document, recorder.left_out)
     except MeasurementFailedError as error:
         return _nothing(f"its behaviour could not be recorded: {error}")
     except (RecursionError, MemoryError):
@@ -112,15 +126,30 @@ class _Recorder:
         self.source = source
         self.targets, self.left_out = choose_targets(source.tree)
         self.search = InputSearch(source, self.targets, texts, f"record {GENERATOR_VERSION}")
-        raises = [node for node in ast.walk(source.tree) if isinstance(node, ast.Raise)]
-        self.raise_lines = {
-            line for node in raises for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
-        }
+        self.raise_lines = self._list_raise_lines([])
+        self.probed_raise_lines = self.raise_lines
         self.raised = frozenset(find_raised(source.tree))
         self.known: dict[int, tuple[Proposal, SourceAnswer]] = {}
         self.is_slow = False
-        self.confirmed: set[str] = set()
+        self.inputs: set[str] = set()  # of the candidates
+        self.spans = list_branch_spans(source)
+        self.branches = self._count_all_branches()
         self.problem = ""
+
+    def _list_raise_lines(self, edits: list[Edit]) -> set[int]:
+        """List the lines of statements that raise, after edits that may insert lines."""
+        lines: set[int] = set()
+        for node in ast.walk(self.source.tree):
+            if isinstance(node, ast.Raise):
+                start, _ = self.source.span(node)
+                shift = sum(edit[2].count("\n") for edit in edits if edit[0] <= start)
+                lines.update(range(node.lineno + shift, (node.end_lineno or node.lineno) + shift + 1))
+        return lines
+
+    def _count_all_branches(self) -> int:
+        """Count the branches that cases can be expected to reach."""
+        lines = find_left_out_lines(self.source.tree) | find_special_lines(self.source.tree)
+        return sum(line not in lines for line in insert_probes(self.source, "probe")[1].values())
 
     def explain(self) -> str:
         """Say why there is no suite."""
@@ -136,27 +165,33 @@ class _Recorder:
     def record(self, runner: VariantRunner) -> dict[str, Any] | None:
         """Search inputs, run them, and return the suite as a document; None if there is nothing to record."""
         probes = insert_all_probes(self.source, runner.probe)
+        self.probed_raise_lines = self._list_raise_lines(probes)
         for methods in (False, True):
             self._try(runner, probes, self.search.propose_types(methods))
             if self.problem:
                 return None
             self._try(runner, probes, self.search.propose_again(methods))
         self._search_further(runner, probes)
-        candidates = self._confirm(runner, probes, self._choose_candidates())
-        self._explain_targets(candidates)
-        if len(candidates) < MIN_CASES:
-            if candidates:
-                count = len(candidates)
+        candidates = self._make_candidates(self._choose_candidates())
+        reached = self._find_refused(runner, probes, candidates) if len(candidates) >= MIN_CASES else []
+        selected = self._select(runner, candidates, reached)
+        if len(selected) < MIN_CASES:
+            if selected:
+                count = len(selected)
                 self.problem = f"only {count} inputs have an answer that is the same each time"
             return None
-        selected = self._select(runner, probes, candidates)
         return {"kind": "cases", "cases": [candidate.case for candidate in selected]}
 
     def _search_further(self, runner: VariantRunner, probes: list[Edit]) -> None:
-        """Try inputs in rounds; in more of them while they reach what no earlier one did."""
+        """Try inputs in rounds; in more of them while they reach what no earlier one did.
+
+        One is enough where many inputs reach all branches: then mutants decide whether there are more.
+        """
         idle, reached = 0, self._count_branches()
         for number in range(MAX_ROUNDS):
-            if number >= (1 if self.is_slow else ROUNDS) and (idle > 1 or self.is_slow):
+            is_complete = reached >= self.branches and len(self.known) >= ENOUGH_INPUTS
+            is_complete = is_complete or self.is_slow
+            if number >= (1 if is_complete else ROUNDS) and (idle > 1 or is_complete):
                 return
             self._try(runner, probes, self.search.propose_more())
             idle = idle + 1 if self._count_branches() == reached else 0
@@ -170,7 +205,7 @@ class _Recorder:
         if not proposals:
             return
         # The short ones first: a long one may take all the time.
-        proposals = sorted(proposals, key=lambda proposal: _size(proposal.plan))
+        proposals = sorted(proposals, key=lambda proposal: proposal.size)
         observations = self._explore(runner, probes, proposals)
         if self.is_slow:
             proposals = proposals[: len(observations)]
@@ -217,12 +252,12 @@ class _Recorder:
         """Run the source on inputs; on fewer, and with more time for each, if it is slow."""
         plans = [_ask_arguments(item.plan) for item in proposals]
         if not self.is_slow:
-            observations, _ = runner.explore(probes, plans)
+            observations = runner.explore(probes, plans)
             lost = sum(item.answer is None for item in observations)
             if self.known or lost <= MAX_LOST * len(plans):
                 return observations
             self.is_slow = True
-        return runner.explore(probes, plans[:MAX_SLOW_PLANS], plan_seconds=SLOW_PLAN_SECONDS)[0]
+        return runner.explore(probes, plans[:MAX_SLOW_PLANS], SLOW_PLAN_SECONDS)
 
     def _check_import(self, observations: Sequence[SourceAnswer]) -> None:
         answer = next((item.answer for item in observations if item.answer), "")
@@ -237,29 +272,44 @@ class _Recorder:
         """Whether requirements could state an answer, as far as its line is not needed to tell."""
         return is_specified((answer or "null").encode(), self.raised)
 
-    def _confirm(
-        self, runner: VariantRunner, probes: list[Any], chosen: list[tuple[Proposal, SourceAnswer]]
-    ) -> list[RecordedCase]:
-        """Run inputs again, under other hash seeds, and keep those with one answer."""
-        if not chosen:
-            return []
-        plans = [_ask_arguments(proposal.plan) for proposal, _ in chosen]
-        seconds = SLOW_PLAN_SECONDS if self.is_slow else PLAN_SECONDS
-        observations, again = runner.explore(probes, plans, HASH_SEEDS, seconds)
+    def _make_candidates(self, chosen: Sequence[tuple[Proposal, SourceAnswer]]) -> list[RecordedCase]:
+        """Write inputs and their answers as cases, where that can be done."""
         candidates: list[RecordedCase] = []
-        for index, ((proposal, _), observation) in enumerate(zip(chosen, observations, strict=True)):
-            answers = [observation.answer, *(answers[index] for answers in again)]
-            candidate = self._make_candidate(proposal, answers, observation.branches)
+        for proposal, observation in chosen:
+            candidate = self._make_candidate(proposal, observation)
             inputs = json.dumps(list_inputs(candidate.case)) if candidate else ""
-            if candidate is not None and inputs not in self.confirmed:
-                self.confirmed.add(inputs)
+            if candidate is not None and inputs not in self.inputs:
+                self.inputs.add(inputs)
                 candidates.append(candidate)
         return candidates
+
+    def _confirm(self, runner: VariantRunner, candidates: Sequence[RecordedCase]) -> list[bool]:
+        """Run inputs again, under other hash seeds, and say which have one answer that a suite can hold."""
+        plans = [_ask_arguments(candidate.plan) for candidate in candidates]
+        seconds = SLOW_PLAN_SECONDS if self.is_slow else PLAN_SECONDS
+        known = [candidate.answer for candidate in candidates]
+        again = runner.repeat(plans, known, HASH_SEEDS, seconds)
+        return [
+            self._is_confirmed(candidate, [answer, *(answers[index] for answers in again)])
+            for index, (candidate, answer) in enumerate(zip(candidates, known, strict=True))
+        ]
+
+    def _is_confirmed(self, candidate: RecordedCase, answers: list[str | None]) -> bool:
+        """Whether all answers are the same, also without probes, and a suite can hold the case."""
+        try:
+            outcome = agree_on_outcome(answers)
+            if outcome is None:
+                return False
+            CaseWriter(self.raise_lines).write(candidate.plan, outcome)
+            parse_suite({"kind": "cases", "cases": [candidate.case]})
+        except (InvalidValueError, TestSuiteError, ValueError, TypeError, LookupError, RecursionError):
+            return False
+        return True
 
     def _choose_candidates(self) -> list[tuple[Proposal, SourceAnswer]]:
         """Choose inputs: what people wrote, what reaches a branch first, then the shortest of each target."""
         usable = [item for item in self.known.values() if self.search.is_usable(item[0])]
-        ordered = sorted(usable, key=lambda item: (item[0].rank, _size(item[0].plan)))
+        ordered = sorted(usable, key=lambda item: (item[0].rank, item[0].size))
         chosen: dict[int, tuple[Proposal, SourceAnswer]] = {}
         covered: dict[tuple[str, int], int] = {}
         for number, (proposal, observation) in enumerate(ordered):
@@ -284,68 +334,102 @@ class _Recorder:
         limit = MAX_SLOW_PLANS if self.is_slow else 2 * MAX_CANDIDATES
         return [chosen[number] for number in sorted(chosen)][:limit]
 
-    def _make_candidate(
-        self, proposal: Proposal, answers: Sequence[str | None], branches: frozenset[int]
-    ) -> RecordedCase | None:
+    def _make_candidate(self, proposal: Proposal, observation: SourceAnswer) -> RecordedCase | None:
+        answer = observation.answer
         try:
-            outcome = agree_on_outcome(answers)
-            if outcome is None:
+            outcome = agree_on_outcome([answer])
+            if answer is None or outcome is None:
                 return None
-            case = CaseWriter(self.raise_lines).write(proposal.plan, outcome)
+            case = CaseWriter(self.probed_raise_lines).write(proposal.plan, outcome)
             text = json.dumps(case)
             if len(text) > MAX_CASE_CHARACTERS or "\\u0000" in text or "\\ud" in text:
                 return None
-            parse_suite({"kind": "cases", "cases": [case]})
-        except (InvalidValueError, TestSuiteError, ValueError, TypeError, LookupError, RecursionError):
+        except (InvalidValueError, ValueError, TypeError, LookupError, RecursionError):
             return None
-        return RecordedCase(proposal.plan, branches, proposal.rank, case, len(text))
+        return RecordedCase(proposal.plan, observation.branches, proposal.rank, case, len(text), answer)
 
     # ---- selecting -------------------------------------------------------------------------------
 
     def _select(
-        self, runner: VariantRunner, probes: list[Any], candidates: list[RecordedCase]
+        self, runner: VariantRunner, candidates: list[RecordedCase], reached: list[set[Any]]
     ) -> list[RecordedCase]:
-        """Select the cases that reach branches or refuse mutants, three for each, then other answers.
+        """Select cases, and others for those that a second look does not confirm."""
+        confirmed: set[int] = set()
+        has_lost = False
+        while True:
+            if len(candidates) < MIN_CASES or not reached:
+                chosen = list(range(len(candidates)))
+            else:
+                chosen = select_cases(candidates, reached)
+            # Where one answer was not the same, others may not be, either: then all are looked at.
+            looked_at = range(len(candidates)) if has_lost else chosen
+            requested = [index for index in looked_at if index not in confirmed]
+            if not requested:
+                self._explain_targets(candidates)
+                return [candidates[index] for index in sorted(chosen)]
+            results = self._confirm(runner, [candidates[index] for index in requested])
+            lost = {index for index, is_right in zip(requested, results, strict=True) if not is_right}
+            kept = [index for index in range(len(candidates)) if index not in lost]
+            confirmed = {
+                place for place, index in enumerate(kept) if index in confirmed or index in requested
+            }
+            candidates = [candidates[index] for index in kept]
+            reached = [reached[index] for index in kept] if reached else []
+            has_lost = has_lost or bool(lost)
 
-        For mutants that no input refuses further inputs are searched.
+    def _find_refused(
+        self, runner: VariantRunner, probes: list[Any], candidates: list[RecordedCase]
+    ) -> list[set[Any]]:
+        """Return for each candidate the branches that it reaches and the mutants that it refuses.
+
+        For mutants that no input refuses further ones are searched, and added to the candidates.
         """
         mutants, _ = split_mutants(generate_mutants(self.source), self.source)
         left_out = find_left_out_lines(self.source.tree)
         mutants = [mutant for mutant in mutants if mutant.line not in left_out]
         mutants = select_mutants(mutants, self.source, MAX_SELECTION_MUTANTS, "select")
-        edits = {number: [mutant.edit] for number, mutant in enumerate(mutants)}
         reached: list[set[Any]] = [set(candidate.branches) for candidate in candidates]
-        survivors = self._add_refused(runner, edits, candidates, reached, 0)
+        survivors = self._add_refused(runner, dict(enumerate(mutants)), candidates, reached)
         for _ in range(FURTHER_ROUNDS):
             if not survivors or self.is_slow:
                 break
-            first, known = len(candidates), len(self.known)
+            known = len(self.known)
             self._try(runner, probes, self.search.propose_more())
-            further = [self.known[number] for number in range(known, len(self.known))]
-            candidates += self._confirm(runner, probes, further)
-            reached += [set() for _ in candidates[first:]]
-            survivors = self._add_refused(runner, survivors, candidates, reached, first)
-        return [candidates[index] for index in sorted(select_cases(candidates, reached))]
+            further = self._make_candidates([self.known[number] for number in range(known, len(self.known))])
+            gained: list[set[Any]] = [set() for _ in further]
+            survivors = self._add_refused(runner, survivors, further, gained)
+            useful = [place for place, items in enumerate(gained) if items]
+            candidates += [further[place] for place in useful]
+            reached += [gained[place] for place in useful]
+        return reached
 
     def _add_refused(
         self,
         runner: VariantRunner,
-        edits: dict[int, list[Edit]],
+        mutants: dict[int, Mutant],
         candidates: list[RecordedCase],
         reached: list[set[Any]],
-        first: int,
-    ) -> dict[int, list[Edit]]:
-        """Add to what the candidates from ``first`` on reach the mutants they refuse; return the others."""
-        plans = [candidate.plan for candidate in candidates[first:]]
-        if not plans or not edits:
-            return edits
-        survivors: dict[int, list[Edit]] = {}
-        differs = runner.run_matrix(list(edits.values()), plans)
-        for number, numbers in zip(edits, differs, strict=True):
-            for index in numbers or ():
-                reached[first + index].add(("mutant", number))
+    ) -> dict[int, Mutant]:
+        """Add to what the candidates reach the mutants that they refuse; return the others."""
+        if not candidates or not mutants:
+            return mutants
+        # Short and long ones in turn, since the first that refuse a mutant are enough.
+        order = sorted(range(len(candidates)), key=lambda index: index * SPREAD % (1 << 32))
+        branches = [find_branch(self.spans, mutant.start, mutant.end) for mutant in mutants.values()]
+        chosen = [
+            None
+            if branch is None
+            else frozenset(place for place, index in enumerate(order) if branch in candidates[index].branches)
+            for branch in branches
+        ]
+        edits = [[mutant.edit] for mutant in mutants.values()]
+        differs = runner.run_matrix(edits, [candidates[index].plan for index in order], chosen)
+        survivors: dict[int, Mutant] = {}
+        for number, numbers in zip(mutants, differs, strict=True):
+            for place in numbers or ():
+                reached[order[place]].add(("mutant", number))
             if numbers is not None and not numbers:
-                survivors[number] = edits[number]
+                survivors[number] = mutants[number]
         return survivors
 
     def _explain_targets(self, candidates: list[RecordedCase]) -> None:
@@ -358,10 +442,6 @@ class _Recorder:
 def _ask_arguments(plan: Plan) -> Plan:
     """Return the plan that also answers what the arguments are before and after each call."""
     return (*plan, "changes")
-
-
-def _size(plan: Plan) -> int:
-    return len(repr(canonical_plan(plan)))
 
 
 def _is_empty(plan: Plan) -> bool:

@@ -10,7 +10,7 @@ clear is ``weak``, never ``usable``. (C3b, D5)
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -34,13 +34,14 @@ from iccm_assets.suites.test_suites import Suite
 from iccm_assets.suites.variant_runs import CaseReport, MeasurementFailedError, VariantRunner
 
 # Raise it when a suite may be measured differently: stored measurements are then made again.
-GENERATOR_VERSION = "6"
+GENERATOR_VERSION = "7"
 
 MIN_STRENGTH = {"attached": 0.5, "collected": 0.5, "recorded": 0.8}
 MIN_STRENGTH_OF_FEW = 0.5  # of fewer than MIN_MUTANTS mutants, whatever the origin
 MIN_CHECKS = 5
 MIN_BRANCH_COVERAGE, MIN_COVERAGE_OF_FEW = 0.7, 0.9
 MIN_MUTANTS = 8
+QUICK_SECONDS = 1.0  # CPU time in which a source passes its suite, far within the judge's limits
 MIN_INPUTS = 50  # that show a source to be constant
 MAX_SOURCE_LENGTH = 200_000
 MAX_MUTANTS = {"cases": 24, "pytest": 12}
@@ -94,13 +95,60 @@ def measure_suite(
     """Measure a suite; raises ``SandboxUnavailableError`` where there is no sandbox, which is no verdict."""
     with suppress(MissingPackageError):  # the result says so, too
         suite, _ = bind_environment(source_code, suite, settings)
+    result, problem = _run_judge(source_code, suite, settings)
+    if problem:
+        return problem
+
+    def measure() -> SuiteMeasurement:
+        source, weakness = _find_obvious_weakness(source_code, suite)
+        if source is None:
+            return weakness
+        with VariantRunner(source, suite, settings, result.duration_ms / 1000) as runner:
+            return _measure(runner, origin)[0]
+
+    return _explain_failure(measure)
+
+
+def measure_recorded_suite(source_code: str, suite: Suite, runner: VariantRunner) -> SuiteMeasurement:
+    """Measure a suite of kind ``cases`` in the sandbox in which the same source was recorded.
+
+    That sandbox runs the source on all cases in one process, with the judge's runner, comparison and audit
+    hook. Where anything but a quick and quiet pass comes out of it, the judge itself runs them.
+    """
+
+    def measure() -> SuiteMeasurement:
+        source, weakness = _find_obvious_weakness(source_code, suite)
+        if source is None:
+            return weakness
+        runner.suite = suite
+        measurement, report = _measure(runner, "recorded")
+        if report is not None and _is_quiet(report, source):
+            return measurement
+        return _run_judge(source_code, suite, runner.settings)[1] or measurement
+
+    return _explain_failure(measure)
+
+
+def _run_judge(
+    source_code: str, suite: Suite, settings: Settings
+) -> tuple[JudgeResult, SuiteMeasurement | None]:
+    """Run the source on its own suite; the second is what is wrong with it, None if nothing."""
     result = run_suite(source_code, suite, settings)
     if result.test_pass_rate is None and not result.missing_packages:
         raise SandboxUnavailableError(f"a test suite could not be measured: {result.reason}")
-    if problem := check_source(result):
-        return problem
+    return result, check_source(result)
+
+
+def _is_quiet(report: CaseReport, source: SourceText) -> bool:
+    """Whether the source passed without using much time, output, or anything outside."""
+    is_silent = not any(isinstance(node, ast.Name) and node.id == "print" for node in ast.walk(source.tree))
+    passed = report.source_fate == "passed" and not report.violations
+    return passed and report.seconds <= QUICK_SECONDS and is_silent and b"stdout" not in source.data
+
+
+def _explain_failure(measure: Callable[[], SuiteMeasurement]) -> SuiteMeasurement:
     try:
-        return _measure(source_code, suite, settings, origin, result.duration_ms / 1000)
+        return measure()
     except MeasurementFailedError as error:
         return SuiteMeasurement("weak", f"its strength could not be measured: {error}")
     except (RecursionError, MemoryError):
@@ -164,65 +212,58 @@ def _find_weakness(evidence: SuiteEvidence, origin: str) -> str:
 # ---- measuring -----------------------------------------------------------------------------------
 
 
-def _measure(
-    source_code: str, suite: Suite, settings: Settings, origin: str, suite_seconds: float
-) -> SuiteMeasurement:
-    checks, constants = count_checks(suite), find_constants(suite)
-    source = SourceText.parse(source_code) if len(source_code) <= MAX_SOURCE_LENGTH else None
-    if weakness := _find_obvious_weakness(checks, constants, len(source_code)):
-        return SuiteMeasurement("weak", weakness)
-    if source is None:
-        return SuiteMeasurement("weak", TOO_DEEP)
+def _measure(runner: VariantRunner, origin: str) -> tuple[SuiteMeasurement, CaseReport | None]:
+    """Measure a suite; the report is None where no case had to run."""
+    source, suite = runner.source, runner.suite
+    constants = find_constants(suite)
     mutants = generate_mutants(source)
     left_out = find_left_out_lines(source.tree) if origin == "recorded" else frozenset[int]()
     if origin == "recorded":
         mutants = [mutant for mutant in split_mutants(mutants, source)[1] if mutant.line not in left_out]
     mutants = select_mutants(mutants, source, MAX_MUTANTS[suite.kind])
     stubs = _build_stubs(source, suite)
-    with VariantRunner(source, suite, settings, suite_seconds) as runner:
-        if constants and not _is_constant(runner, constants.pop()):
-            return SuiteMeasurement("weak", CONSTANT_PASSES)
-        probes, branches = insert_probes(source, runner.probe)
-        special = find_special_lines(source.tree) if suite.kind == "cases" else frozenset[int]()
-        rewritten = [probes, hide_text(source)] if suite.kind == "pytest" else [probes]
-        report = _run_cases(runner, stubs, [*rewritten, *([mutant.edit] for mutant in mutants)])
-        fates = report.fates[len(stubs) + len(rewritten) :]
-        if problem := _check_stubs(report, list(stubs)):
-            return problem
-        if "refused" in report.fates[len(stubs) + 1 : len(stubs) + len(rewritten)]:  # the hidden text
-            return SuiteMeasurement("weak", READS_TEXT)
-        branches = {
-            number: line
-            for number, line in branches.items()
-            if line not in left_out and (line not in special or number in report.hits)
-        }
-        survivors = [mutant for mutant, fate in zip(mutants, fates, strict=True) if fate == "passed"]
-        differing = _count_differing(runner, survivors)
-    return decide_suite(
-        SuiteEvidence(
-            checks,
-            refused=fates.count("refused"),
-            counted=fates.count("refused") + differing,
-            undecided=len(survivors) - differing,
-            unmeasured=fates.count("unmeasured"),
-            branches=len(branches),
-            reached=len(report.hits & branches.keys()),
-        ),
-        origin,
+    if constants and not _is_constant(runner, constants.pop()):
+        return SuiteMeasurement("weak", CONSTANT_PASSES), None
+    probes, branches = insert_probes(source, runner.probe)
+    special = find_special_lines(source.tree) if suite.kind == "cases" else frozenset[int]()
+    rewritten = [probes, hide_text(source)] if suite.kind == "pytest" else [probes]
+    report = _run_cases(runner, stubs, [*rewritten, *([mutant.edit] for mutant in mutants)])
+    fates = report.fates[len(stubs) + len(rewritten) :]
+    if problem := _check_stubs(report, list(stubs)):
+        return problem, report
+    if "refused" in report.fates[len(stubs) + 1 : len(stubs) + len(rewritten)]:  # the hidden text
+        return SuiteMeasurement("weak", READS_TEXT), report
+    branches = {
+        number: line
+        for number, line in branches.items()
+        if line not in left_out and (line not in special or number in report.hits)
+    }
+    survivors = [mutant for mutant, fate in zip(mutants, fates, strict=True) if fate == "passed"]
+    differing = _count_differing(runner, survivors)
+    evidence = SuiteEvidence(
+        count_checks(suite),
+        refused=fates.count("refused"),
+        counted=fates.count("refused") + differing,
+        undecided=len(survivors) - differing,
+        unmeasured=fates.count("unmeasured"),
+        branches=len(branches),
+        reached=len(report.hits & branches.keys()),
     )
+    return decide_suite(evidence, origin), report
 
 
-def _find_obvious_weakness(checks: int, constants: set[str] | None, source_length: int) -> str:
-    """Return why a suite is weak, as far as nothing has to be run for it, or an empty string."""
+def _find_obvious_weakness(source_code: str, suite: Suite) -> tuple[SourceText | None, SuiteMeasurement]:
+    """Return the source to measure with, or None and why a suite is weak though nothing has run for it."""
+    checks, constants = count_checks(suite), find_constants(suite)
+    weakness = ""
     if checks < MIN_CHECKS:
-        return f"it has fewer than {MIN_CHECKS} cases ({checks})"
-    if constants is not None and len(constants) != 1:
-        return CONSTANT_PASSES
-    return (
-        f"the source is longer than {MAX_SOURCE_LENGTH} characters"
-        if source_length > MAX_SOURCE_LENGTH
-        else ""
-    )
+        weakness = f"it has fewer than {MIN_CHECKS} cases ({checks})"
+    elif constants is not None and len(constants) != 1:
+        weakness = CONSTANT_PASSES
+    elif len(source_code) > MAX_SOURCE_LENGTH:
+        weakness = f"the source is longer than {MAX_SOURCE_LENGTH} characters"
+    source = None if weakness else SourceText.parse(source_code)
+    return source, SuiteMeasurement("weak", weakness or TOO_DEEP)
 
 
 def _is_constant(runner: VariantRunner, result: str) -> bool:

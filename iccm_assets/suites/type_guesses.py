@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from iccm_assets.suites.source_edits import walk
@@ -25,6 +26,7 @@ _DICT, _SET = ValueType("dict", (TEXT, INT)), ValueType("set", (INT,))
 _GRAPH = ValueType("dict", (TEXT, _TEXTS))
 _GRAPHS = (_GRAPH, ValueType("dict", (INT, _LIST)), ValueType("dict", (TEXT, ValueType("set", (TEXT,)))))
 _WEIGHTS = ValueType("dict", (TEXT, _DICT))
+BY_PAIR = ValueType("dict", (ValueType("tuple", (INT, INT)), INT))
 COMMON_TYPES: Types = (
     *(INT, TEXT, _LIST, FLOAT, _TEXTS, _MATRIX, _DICT, BOOL, _FLOATS, _PAIRS),
     *(ValueType("tuple", (INT, INT)), ValueType("set", (INT,)), _GRAPH, NONE),
@@ -47,6 +49,7 @@ BY_NAME: tuple[tuple[frozenset[str], Types], ...] = tuple(
         ("d dictionary dict mapping counts freq", (_DICT,)),
         ("graph adj adjacency tree network neighbors", (*_GRAPHS, _WEIGHTS, _MATRIX, _DICT)),
         ("points intervals pairs edges tuples", (_PAIRS, _MATRIX)),
+        ("edge pair", (BY_PAIR,)),
         ("n k i j x y num number count size length limit index base start end step low high", (INT,)),
         ("rate ratio price amount weight temperature radius height width tolerance epsilon", (FLOAT, INT)),
         ("flag reverse strict inclusive", (BOOL,)),
@@ -112,11 +115,58 @@ def guess_by_name(name: str) -> list[ValueType]:
     return known
 
 
+def guess_objects(name: str, classes: Iterable[str]) -> list[ValueType]:
+    """Guess whose objects a parameter is given: `start_node` is a `Node`, and `nodes` is a list of some."""
+    words = name.lower().replace("_", "")
+    kinds = [ValueType("object", values=(own,)) for own in classes if own.lower() in words]
+    if name.endswith("s"):
+        return [ValueType("list", (kind,)) for kind in kinds]
+    return kinds
+
+
+def find_elements(tree: ast.AST) -> dict[str, list[ValueType]]:
+    """Find lists of which the source tells elements of some type from others, such as numbers from signs."""
+    checked, _ = find_checked(tree)
+    keys = [
+        key.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Dict)
+        for key in node.keys
+        if isinstance(key, ast.Constant) and isinstance(key.value, str)
+    ]
+    other = ValueType("literal", values=tuple(dict.fromkeys(keys))) if keys else TEXT
+    return {
+        owner: [ValueType("list", (ValueType("union", (kind, other)),)) for kind in checked[element]]
+        for element, owner in _list_loops(tree)
+        if element in checked
+    }
+
+
+def uses_pairs(tree: ast.AST) -> bool:
+    """Whether the source looks something up by two values at once, as in ``weights[u, v]``."""
+    return any(
+        isinstance(node, ast.Subscript)
+        and isinstance(node.slice, ast.Tuple)
+        and len(node.slice.elts) == 2
+        and not any(isinstance(part, ast.Slice) for part in node.slice.elts)
+        for node in ast.walk(tree)
+    )
+
+
+def _list_loops(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """List the names that loops give to elements, each with what they loop over."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.For | ast.comprehension):
+            continue
+        if isinstance(node.target, ast.Name) and isinstance(node.iter, ast.Name):
+            yield node.target.id, node.iter.id
+
+
 def find_checked(tree: ast.AST) -> tuple[dict[str, list[ValueType]], dict[str, list[ValueType]]]:
     """Find the types that a source demands of names, and those that its use of them suggests.
 
     It demands one by ``isinstance(x, list)`` or ``type(x) is list``; ``x[i][j]`` suggests a matrix,
-    ``len(x)`` or ``x[i]`` a list.
+    ``len(x)`` or ``x[i]`` a list, ``a, b = x[i]`` a list of pairs.
     """
     checked: dict[str, list[ValueType]] = {}
     used: dict[str, list[ValueType]] = {}
@@ -140,7 +190,22 @@ def find_checked(tree: ast.AST) -> tuple[dict[str, list[ValueType]], dict[str, l
                 used.setdefault(inner.value.id, []).insert(0, _MATRIX)
             elif isinstance(inner, ast.Name):
                 used.setdefault(inner.id, []).append(_LIST)
+    for name in _list_unpacked(tree):
+        used.setdefault(name, []).insert(0, _PAIRS)
     return checked, used
+
+
+def _list_unpacked(tree: ast.AST) -> Iterator[str]:
+    """List the names of whose elements the source takes two parts, as in ``weight, value = items[i]``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript):
+            target, owner = node.targets[0], node.value.value
+        elif isinstance(node, ast.For | ast.comprehension):
+            target, owner = node.target, node.iter
+        else:
+            continue
+        if isinstance(target, ast.Tuple) and len(target.elts) == 2 and isinstance(owner, ast.Name):
+            yield owner.id
 
 
 def find_called(tree: ast.AST) -> dict[str, int]:
@@ -196,14 +261,10 @@ def find_used_methods(tree: ast.AST) -> dict[str, set[str]]:
 def find_compared(tree: ast.AST) -> dict[str, list[ValueType]]:
     """Find the types that names have, or their elements, since they are compared with constants."""
     literals: dict[str, ast.expr] = {}
-    elements: dict[str, str] = {}
+    elements = dict(_list_loops(tree))
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             literals[node.targets[0].id] = node.value
-        elif isinstance(node, ast.For | ast.comprehension):
-            target, iterated = node.target, node.iter
-            if isinstance(target, ast.Name) and isinstance(iterated, ast.Name):
-                elements[target.id] = iterated.id
     compared: dict[str, list[ValueType]] = {}
     for node in ast.walk(tree):
         if not isinstance(node, ast.Compare) or not isinstance(node.left, ast.Name):

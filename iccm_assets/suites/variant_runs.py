@@ -18,6 +18,7 @@ from typing import Any, Literal
 from iccm_assets.errors import SandboxUnavailableError
 from iccm_assets.sandbox import bubblewrap, pytest_suites
 from iccm_assets.sandbox.environments import find_imports
+from iccm_assets.sandbox.init_process import RESERVED_FD
 from iccm_assets.sandbox.launcher import Packages
 from iccm_assets.sandbox.sandbox import CaseOutcome, Limits, Sandbox
 from iccm_assets.settings import Settings
@@ -42,6 +43,7 @@ _MODULES = (
     Path(pytest_suites.__file__).with_name("case_runner.py"),
     Path(pytest_suites.__file__).with_name("pytest_runner.py"),
     Path(pytest_suites.__file__).with_name("source_files.py"),
+    Path(pytest_suites.__file__).with_name("audit_hooks.py"),
     Path(mutant_driver.__file__).with_name("answer_agreement.py"),
 )
 
@@ -68,13 +70,15 @@ Fate = Literal["refused", "passed", "broken", "unmeasured"]
 class CaseReport:
     """What the suite says of the source and of each variant, and the branches of the source that it reaches.
 
-    A ``broken`` variant cannot be imported, which every suite would notice; for an ``unmeasured`` one there
-    was no time.
+    ``violations`` and ``seconds`` of CPU time are those of the source, of kind ``cases``. A ``broken``
+    variant cannot be imported, which every suite would notice; for an ``unmeasured`` one there was no time.
     """
 
     source_fate: Fate
     fates: tuple[Fate, ...]
     hits: frozenset[int]
+    violations: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ class VariantRunner:
         self.seconds = min(seconds, MAX_SECONDS)
         self.source, self.suite, self.settings = source, suite, settings
         self.restarts = MAX_ALL_RESTARTS
+        self.violations: tuple[str, ...] = ()  # of the last run
         self.probe = f"_{secrets.token_hex(8)}"  # no source can name it
         packages = pytest_suites.find_packages() if suite.kind == "pytest" else ()
         self.request: dict[str, Any] = {
@@ -101,6 +106,7 @@ class VariantRunner:
             **{path.stem: _compile_module(path) for path in _MODULES},
             "files": dict(suite.files) if suite.kind == "pytest" else None,
             "paths": _package_paths(packages, settings),
+            "violations_fd": RESERVED_FD + 1,
         }
         text = source.data.decode()
         _, environment = bind_environment(text, suite, settings)
@@ -133,13 +139,13 @@ class VariantRunner:
             decide = partial(self._decide_fate, [case for case, _ in cases])
             source_fate = decide(list(enumerate(report["answers"])))
             fates = [decide(answers) for answers in report["differences"]]
-            hits = frozenset(map(int, report["hits"]))
+            hits, seconds = frozenset(map(int, report["hits"])), float(report["seconds"])
         except (LookupError, TypeError, ValueError, OverflowError):
             raise MeasurementFailedError(MALFORMED) from None
         if len(fates) > len(variants) or (source_fate == "passed" and len(report["answers"]) != len(cases)):
             raise MeasurementFailedError(MALFORMED)
         unmeasured: list[Fate] = ["unmeasured"] * (len(variants) - len(fates))
-        return CaseReport(source_fate, (*fates, *unmeasured), hits)
+        return CaseReport(source_fate, (*fates, *unmeasured), hits, self.violations, seconds)
 
     def _plan_cases(self, together: bool) -> list[tuple[Case | None, Plan]]:
         """Return what runs, each with the case that says which answer is right; None for the import alone."""
@@ -182,41 +188,68 @@ class VariantRunner:
         return inputs, tuple(None if value is None else value is True for value in differs)
 
     def explore(
-        self,
-        probes: list[Edit],
-        plans: list[Plan],
-        hash_seeds: Sequence[int] = (),
-        plan_seconds: float = PLAN_SECONDS,
-    ) -> tuple[list[SourceAnswer], list[list[str | None]]]:
-        """Return what the source with probes does on inputs, and its answers under other hash seeds."""
-        report = self._run(
-            "explore",
-            EXPLORE_SECONDS,
-            variants=[probes],
-            plans=plans,
-            hash_seeds=list(hash_seeds),
-            plan_seconds=plan_seconds,
-            max_restarts=max(1, min(MAX_RESTARTS, self.restarts)),
-            max_answer=min(MAX_RECORDED_ANSWER, MAX_ANSWERS // max(1, len(plans))),
-            driver=_compile_module(Path(mutant_driver.__file__)),
-        )
+        self, probes: list[Edit], plans: list[Plan], plan_seconds: float = PLAN_SECONDS
+    ) -> list[SourceAnswer]:
+        """Return what the source with probes does on inputs."""
+        report = self._run_source("explore", plans, plan_seconds, variants=[probes])
         try:
             self.restarts -= list(report["answers"]).count(None)
             hits: Any = zip(report["answers"], report["branches"], strict=True)
             observations = [SourceAnswer(answer, frozenset(map(int, numbers))) for answer, numbers in hits]
+        except (LookupError, TypeError, ValueError):
+            raise MeasurementFailedError(MALFORMED) from None
+        if len(observations) != len(plans):
+            raise MeasurementFailedError(MALFORMED)
+        return observations
+
+    def repeat(
+        self,
+        plans: list[Plan],
+        answers: Sequence[str | None],
+        hash_seeds: Sequence[int],
+        plan_seconds: float = PLAN_SECONDS,
+    ) -> list[list[str | None]]:
+        """Return what the source answers under other hash seeds, given the ``answers`` that are known."""
+        parts = {"variants": [[]], "answers": list(answers), "hash_seeds": list(hash_seeds)}
+        report = self._run_source("repeat", plans, plan_seconds, **parts)
+        try:
             again = [
-                [own.answer if other is True else other or None for own, other in pairs]
-                for pairs in (zip(observations, others, strict=True) for others in report["again"])
+                [own if other is True else other or None for own, other in zip(answers, others, strict=True)]
+                for others in report["again"]
             ]
         except (LookupError, TypeError, ValueError):
             raise MeasurementFailedError(MALFORMED) from None
-        if {len(observations), *map(len, again)} != {len(plans)}:
+        if len(again) != len(hash_seeds):
             raise MeasurementFailedError(MALFORMED)
-        return observations, again
+        return again
 
-    def run_matrix(self, variants: Sequence[list[Edit]], plans: list[Plan]) -> list[frozenset[int] | None]:
-        """Return for each variant the numbers of the inputs that it answers differently than the source."""
-        report = self._run("run_matrix", POOL_SECONDS, variants=[[], *variants], plans=plans)
+    def _run_source(
+        self, function: str, plans: list[Plan], plan_seconds: float, **parts: Any
+    ) -> dict[str, Any]:
+        return self._run(
+            function,
+            EXPLORE_SECONDS,
+            plans=plans,
+            plan_seconds=plan_seconds,
+            max_restarts=max(1, min(MAX_RESTARTS, self.restarts)),
+            max_answer=min(MAX_RECORDED_ANSWER, MAX_ANSWERS // max(1, len(plans))),
+            driver=_compile_module(Path(mutant_driver.__file__)),
+            **parts,
+        )
+
+    def run_matrix(
+        self,
+        variants: Sequence[list[Edit]],
+        plans: list[Plan],
+        chosen: Sequence[frozenset[int] | None],
+    ) -> list[frozenset[int] | None]:
+        """Return for each variant the numbers of inputs that it answers differently than the source.
+
+        ``chosen`` are for each variant those that may, None for all. A few that do are enough.
+        """
+        report = self._run(
+            "run_matrix", POOL_SECONDS, variants=[[], *variants], plans=plans, chosen=list(chosen)
+        )
         differs = report.get("differs")
         if not isinstance(differs, list) or len(differs) != len(variants):
             raise MeasurementFailedError(MALFORMED)
@@ -231,6 +264,7 @@ class VariantRunner:
         # Packed: among the plans are objects that only the source can make.
         arguments = [_compile_module(Path(mutant_driver.__file__)), function, marshal.dumps(request)]
         outcome = self.sandbox.run_case(0, ("call", "run", arguments, {}), limits)
+        self.violations = outcome.violations
         if outcome.kind == "lost":
             raise SandboxUnavailableError("its init process ended while the variants of a source ran")
         if outcome.kind != "answered":

@@ -619,6 +619,29 @@ NEEDS = {
                 text += operator + str(number)
             return eval(text)
         ''',
+    "a table by pairs": """
+        def lengths(count, length_by_edge):
+            known = dict(length_by_edge)
+            for middle in range(count):
+                for start in range(count):
+                    for end in range(count):
+                        if (start, middle) in known and (middle, end) in known:
+                            new = known[start, middle] + known[middle, end]
+                            known[start, end] = min(new, known.get((start, end), new))
+            return known
+        """,
+    "nodes that refer to several others": """
+        class Node:
+            def __init__(self, value=0, children=()):
+                self.value = value
+                self.children = list(children)
+
+        def total(node):
+            result = node.value
+            for child in node.children:
+                result += 2 * total(child)
+            return result
+        """,
 }
 
 
@@ -626,6 +649,16 @@ NEEDS = {
 def test_inputs_that_fit_together_are_drawn(name: str) -> None:
     recording = record(NEEDS[name])
     assert recording.measurement.status == "usable", recording.measurement
+
+
+def test_a_source_that_prints_more_than_it_may_fails_its_own_suite() -> None:
+    recording = record("""
+        def shout(n):
+            print("a" * 300_000)
+            return n * 3
+        """)
+    assert recording.measurement.status == "mismatch"
+    assert "output_limit" in recording.measurement.reason
 
 
 def test_what_examples_do_with_an_object_is_a_case() -> None:
