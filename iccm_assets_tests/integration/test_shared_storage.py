@@ -18,7 +18,7 @@ from iccm_assets_tests.factories.object_storages import BUCKET, read_tree, s3_se
 from iccm_assets_tests.factories.processes import bare_environment
 from iccm_assets_tests.factories.tiny_models import tiny_t5
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 # What a random model of 30 000 weights and a test of a minute need; everything else is the default.
 SMALL = {
@@ -43,7 +43,7 @@ def shared() -> Iterator[Platform]:
             "ICCM_BASE_MODEL": str(tiny_t5(folder / "my_model")),
             "ICCM_CANARY_SET": write_canary_items(folder / "canary.jsonl", 8),
         }
-        demo = run([*ICCM, "demo", "--no-rollout", "--conversations", "24", "--days", "1"], environment, 900)
+        demo = run([*ICCM, "demo", "--no-rollout", "--conversations", "24", "--days", "1"], environment, 1500)
         yield Platform(folder / "iccm", environment, demo)
 
 
