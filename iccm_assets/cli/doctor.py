@@ -1,6 +1,7 @@
 """`iccm doctor`: try what the platform will use, name the fix for what is missing.
 
-Starts no server, changes nothing, and needs no network.
+Starts no server and changes nothing; needs no network but for `ICCM_STORAGE`, where it writes a small object
+and deletes it again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -20,6 +20,7 @@ from iccm_assets.cli import machine_checks
 from iccm_assets.cli.console import AsJson, echo_json, out, pluralize, print_line
 from iccm_assets.cli.machine_checks import SystemCheck
 from iccm_assets.errors import DatabaseError, IccmError, ModelNotFoundError, first_line
+from iccm_assets.object_storage import ObjectStorage
 from iccm_assets.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def run_checks() -> Iterator[SystemCheck]:
     yield check_database(settings)
     yield from machine_checks.check_sandbox(settings)
     yield machine_checks.check_disk(settings.home)
+    if settings.storage:
+        yield _run_check("storage", lambda settings: ObjectStorage(settings.storage).check(), settings)
     yield machine_checks.check_port(machine_checks.UI_PORT)
     yield _run_check("base model", _describe_base_model, settings)
     yield from check_production(settings)
@@ -88,6 +91,7 @@ def check_production(settings: Settings) -> Iterator[SystemCheck]:
     from iccm_assets.gateway.routing import ModelLocation
     from iccm_assets.models.model_probe import probe_model
     from iccm_assets.registry.base_difference import find_base_difference
+    from iccm_assets.registry.model_store import fetch_model
     from iccm_assets.registry.versions import get_production_version
 
     with _running_database(settings) as conn:
@@ -101,7 +105,7 @@ def check_production(settings: Settings) -> Iterator[SystemCheck]:
             location = ModelLocation(production.version, production.path, production.digest)
             make_model_loader(settings)(location).close()
             return f"{production.version} answers on its model server"
-        probe_model(Path(production.path), settings)
+        probe_model(fetch_model(production.path, settings), settings)
         return f"{production.version} loads and answers"
 
     fix = "Correct ICCM_GATEWAY__OPENAI_URLS or start the server."

@@ -57,7 +57,7 @@ class PlatformResource(dg.ConfigurableResource["PlatformResource"]):
         """The model store below `ICCM_HOME`."""
         from iccm_assets.registry.model_store import ModelStore
 
-        return ModelStore(self.settings.home)
+        return ModelStore.open(self.settings)
 
 
 # How worker processes are started, by `ICCM_COMPUTE`.

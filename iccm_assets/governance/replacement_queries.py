@@ -8,7 +8,9 @@ from pathlib import Path
 from sqlalchemy import Connection, text
 
 from iccm_assets.governance.replacement_plan import ReplacementPlan, VersionNode, plan_replacements
+from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.registry.versions import resolve_path
+from iccm_assets.settings import get_settings
 
 _NODES = text(
     "select version, parent_version, status, path from iccm.model_versions order by created_at, version"
@@ -35,12 +37,13 @@ def load_replacement_plan(
     conn: Connection, conversations: Sequence[int], erasure: int | None
 ) -> ReplacementPlan:
     """Make the plan for these erased conversations, on what this transaction sees."""
+    shared = ModelStore.open(get_settings()).list_shared()
     nodes = [
         VersionNode(
             row.version,
             row.parent_version,
             row.status,
-            (Path(resolve_path(row.path)) / "config.json").is_file(),
+            (Path(resolve_path(row.path)) / "config.json").is_file() or Path(row.path).name in shared,
         )
         for row in conn.execute(_NODES)
     ]
