@@ -19,7 +19,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing the packages of constraints.txt, 2.5 GB"
 	@set -o pipefail; $(BIN)/python -u -m pip install --progress-bar off --constraint constraints.txt \
-	    --editable '.[offline,dev]' | while read -r verb name rest; do case $$verb in \
+	    --editable '.[offline,s3,dev]' | while read -r verb name rest; do case $$verb in \
 	    Collecting) echo "  $$((++n)) $${name%%[^-_.A-Za-z0-9]*}" ;; \
 	    Installing) test "$$name" != collected || echo "  unpacking all of them, for some minutes" ;; esac; done
 	@touch $@

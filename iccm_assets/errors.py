@@ -30,6 +30,9 @@ details: ``raise TestSuiteError("case 3: 'expect' and 'raises' exclude each othe
     ├── AlertError
     ├── GatewayError
     ├── BackupError            a backup cannot be made, read or restored
+    ├── StorageError           the object storage cannot be reached, read or written
+    │   ├── ArtifactNotFoundError
+    │   └── CorruptArtifactError
     └── OperationNotAllowedError    the gate, a lock or a rule forbids it
 """
 
@@ -173,6 +176,18 @@ class GatewayError(IccmError):
 
 class BackupError(IccmError):
     """The backup failed; nothing was changed."""
+
+
+class StorageError(IccmError):
+    """The object storage cannot be used; what it holds is unchanged."""
+
+
+class ArtifactNotFoundError(StorageError):
+    """The object storage does not have this; nothing was downloaded."""
+
+
+class CorruptArtifactError(StorageError):
+    """The object storage has a damaged file; it is not used."""
 
 
 class OperationNotAllowedError(IccmError):

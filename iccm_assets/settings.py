@@ -643,6 +643,16 @@ class Settings(BaseSettings):
     dagster_database_url: str | None = Field(
         None, description="Dagster's own database; unset: `<database>_dagster` on the same server."
     )
+    storage: str = Field(
+        "",
+        description="URL that homes share models, training sets and environments by, such as"
+        " s3://bucket/prefix; empty: the home alone.",
+    )
+    storage_max_cache_gib: float = Field(
+        100.0,
+        gt=0,
+        description="Maximum size of what a home holds of the storage; the least recently used is removed.",
+    )
     base_model: str = Field(
         str(PACKAGED_MODEL), description="Hugging Face hub id or path of the first model."
     )
@@ -710,6 +720,13 @@ class Settings(BaseSettings):
         if value is not None and not value.startswith(("postgresql://", "postgres://")):
             raise ValueError("must start with postgresql://")
         return value
+
+    @field_validator("storage", mode="after")
+    @classmethod
+    def _check_storage(cls, value: str) -> str:
+        if value and re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s?#@]+", value) is None:
+            raise ValueError("must be a URL such as s3://bucket/prefix, without a password")
+        return value.rstrip("/")
 
     @field_validator("owners", mode="after")
     @classmethod

@@ -39,7 +39,7 @@ def ensure_production_version(settings: Settings) -> str:
         with engine.connect() as conn:
             version = get_production_version(conn)
         if version is None or settings.gateway.backend != "openai":
-            version, _ = ensure_production(engine, ModelStore(settings.home), settings)
+            version, _ = ensure_production(engine, ModelStore.open(settings), settings)
         with engine.connect() as conn:
             difference = find_base_difference(conn, settings)
     finally:

@@ -10,7 +10,6 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -88,6 +87,7 @@ def check_production(settings: Settings) -> Iterator[SystemCheck]:
     from iccm_assets.gateway.routing import ModelLocation
     from iccm_assets.models.model_probe import probe_model
     from iccm_assets.registry.base_difference import find_base_difference
+    from iccm_assets.registry.model_store import fetch_model
     from iccm_assets.registry.versions import get_production_version
 
     with _running_database(settings) as conn:
@@ -101,7 +101,7 @@ def check_production(settings: Settings) -> Iterator[SystemCheck]:
             location = ModelLocation(production.version, production.path, production.digest)
             make_model_loader(settings)(location).close()
             return f"{production.version} answers on its model server"
-        probe_model(Path(production.path), settings)
+        probe_model(fetch_model(production.path, settings), settings)
         return f"{production.version} loads and answers"
 
     fix = "Correct ICCM_GATEWAY__OPENAI_URLS or start the server."

@@ -132,7 +132,7 @@ def _import_candidate(engine: Engine, settings: Settings, directory: str) -> str
     from iccm_assets.models.model_probe import import_probed_model
     from iccm_assets.registry import versions
 
-    stored = import_probed_model(ModelStore(settings.home), directory, settings)
+    stored = import_probed_model(ModelStore.open(settings), directory, settings)
     with engine.begin() as conn:
         production = versions.get_production_version(conn)
         registered = versions.register_version(

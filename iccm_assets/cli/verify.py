@@ -24,6 +24,7 @@ def verify(
     differ; 1 if its records no longer allow a comparison. Changes nothing.
     """
     from iccm_assets.registry import versions
+    from iccm_assets.storage_cache import open_storage
     from iccm_assets.training.reproducibility import reproduce_version
 
     settings, engine = open_platform()
@@ -35,7 +36,9 @@ def verify(
             if counts := parse_progress(line):
                 update(description=line[:90], **counts)
 
-        report = reproduce_version(engine, settings.home, original, on_line=show_progress)
+        report = reproduce_version(
+            engine, settings.home, original, storage=open_storage(settings), on_line=show_progress
+        )
     status = {"reproduced": 0, "imported": 0, "differs": EXIT_NEGATIVE, "impossible": 1}[report.outcome]
     if as_json:
         echo_json(asdict(report))

@@ -58,7 +58,7 @@ class PlatformResource(dg.ConfigurableResource["PlatformResource"]):
         """The model store below `ICCM_HOME`."""
         from iccm_assets.registry.model_store import ModelStore
 
-        return ModelStore(self.settings.home)
+        return ModelStore.open(self.settings)
 
 
 # Where work runs, by `ICCM_COMPUTE`.

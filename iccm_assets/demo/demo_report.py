@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -21,6 +20,7 @@ from iccm_assets.evaluation.confidence_bounds import confidence_above, confidenc
 from iccm_assets.evaluation.gate_evidence import GateEvidence, Verdict
 from iccm_assets.evaluation.quality_gate import find_detectable_loss
 from iccm_assets.registry import training_runs, versions
+from iccm_assets.registry.model_store import fetch_model
 from iccm_assets.registry.training_runs import TrainingRun
 from iccm_assets.reporting.lineage import load_conversation_lineage
 from iccm_assets.settings import EvaluationSettings, Settings
@@ -118,7 +118,7 @@ def print_funnel(conn: Connection, run: TrainingRun | None, console: Console) ->
 
 def _print_training(conn: Connection, version: str, console: Console) -> None:
     candidate = versions.get_version(conn, version)
-    history = json.loads((Path(candidate.path) / "training_history.json").read_text(encoding="utf-8"))
+    history = json.loads((fetch_model(candidate.path) / "training_history.json").read_text(encoding="utf-8"))
     training, validation = (
         [point[key] for point in history if key in point] for key in ("loss", "validation_loss")
     )

@@ -170,7 +170,7 @@ def run_rollback(context: ScenarioContext) -> tuple[RolloutRecord, ResponseStats
     lease = max(context.settings.rollout.lease_seconds, LEASE_SECONDS * MAX_DEGRADED_CLOCK_RATE)
     rollout = context.settings.rollout.model_copy(update={"lease_seconds": lease})
     settings = context.settings.model_copy(update={"rollout": rollout})
-    degraded = register_degraded_model(context.engine, ModelStore(settings.home), noise=WEIGHT_NOISE)
+    degraded = register_degraded_model(context.engine, ModelStore.open(settings), noise=WEIGHT_NOISE)
     with context.engine.begin() as conn:
         set_clock(conn, rate=1.0)
     reason = f"demo: {degraded.parent_version} with noise on its weights, to demonstrate the rollback"

@@ -26,6 +26,7 @@ from iccm_assets.evaluation import paired_evaluation
 from iccm_assets.evaluation.gate_evidence import GateEvidence
 from iccm_assets.evaluation.version_comparison import VersionComparison, compare_versions
 from iccm_assets.registry import versions
+from iccm_assets.registry.model_store import fetch_model
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.scoring.orchestra import load_orchestra_from_settings
 from iccm_assets.settings import EvaluationSettings, Settings
@@ -127,7 +128,7 @@ def _prepare_version(version: ModelVersion, settings: Settings) -> paired_evalua
         from iccm_assets.models.generation import load_model, set_threads
 
         set_threads(settings.training.threads)
-        return load_model(version.path)
+        return load_model(fetch_model(version.path, settings))
 
     def generate_responses(sources: Sequence[str], batch_size: int) -> list[GeneratedResponse]:
         from iccm_assets.models.generation import generate

@@ -38,6 +38,7 @@ from iccm_assets.models.generation import (
     set_threads,
 )
 from iccm_assets.registry import versions
+from iccm_assets.registry.model_store import fetch_model
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.scoring.orchestra import Orchestra, load_orchestra_from_settings
 from iccm_assets.settings import Settings, load_settings
@@ -119,7 +120,7 @@ def _load_ancestors(conn: sa.Connection, version: ModelVersion) -> list[ModelVer
 
 def _load_version(version: ModelVersion, settings: Settings) -> EvaluatedVersion:
     set_threads(settings.training.threads)
-    loaded = load_model(version.path)
+    loaded = load_model(fetch_model(version.path, settings))
     check_answers(loaded, settings.evaluation.max_new_tokens)
 
     def generate_responses(sources: Sequence[str], batch_size: int) -> list[GeneratedResponse]:

@@ -9,6 +9,7 @@ from iccm_assets.gateway.model_pool import ModelLoader
 from iccm_assets.gateway.openai_backend import WARM_UP_SOURCE, OpenAiBackend
 from iccm_assets.gateway.routing import ModelLocation
 from iccm_assets.models.token_streaming import TextListener
+from iccm_assets.registry.model_store import ModelStore, fetch_model
 from iccm_assets.settings import Settings
 
 
@@ -25,8 +26,14 @@ def load_transformers_backend(version: ModelLocation, settings: Settings) -> Bac
 
     limits = settings.gateway
     generation.set_threads(limits.threads)
-    loaded = generation.load_model(settings.home / version.path, device=limits.device or None)
-    version.check_digest(loaded.digest)
+    store = ModelStore.open(settings)
+    directory = fetch_model(settings.home / version.path, settings)
+    try:
+        loaded = generation.load_model(directory, device=limits.device or None)
+        version.check_digest(loaded.digest)
+    except BaseException:
+        store.release(directory.name)
+        raise
 
     def generate(sources: Sequence[str], listeners: Sequence[TextListener | None]) -> list[BackendResponse]:
         responses = generation.generate(
@@ -56,4 +63,5 @@ def load_transformers_backend(version: ModelLocation, settings: Settings) -> Bac
         batch_timeout_seconds=limits.batch_timeout_ms / 1000,
         queue_size=limits.queue_size,
         stall_timeout_seconds=limits.timeout_seconds,
+        on_close=lambda: store.release(directory.name),
     )

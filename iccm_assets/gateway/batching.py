@@ -146,7 +146,9 @@ class DynamicBatcher:
         batch_timeout_seconds: float,
         queue_size: int,
         stall_timeout_seconds: float,
+        on_close: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_close = on_close
         self._generate = generate
         self._batch_size, self._wait, self._queue_size = batch_size, batch_timeout_seconds, queue_size
         self._stall_timeout = stall_timeout_seconds
@@ -182,8 +184,10 @@ class DynamicBatcher:
 
     def close(self) -> None:
         with self._changed:
-            self._closed = True
+            was_closed, self._closed = self._closed, True
             self._changed.notify()
+        if not was_closed:
+            self._on_close()
 
     def _work(self) -> None:
         while batch := self._collect_batch():

@@ -7,9 +7,10 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from iccm_assets.errors import ModelError
+from iccm_assets.errors import ModelError, ModelNotFoundError
 from iccm_assets.gateway.routing import ModelLocation
 from iccm_assets.registry.manifest import read_manifest
+from iccm_assets.registry.model_store import fetch_model
 from iccm_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ class VersionPrompts:
     def __init__(self, version: ModelLocation, settings: Settings) -> None:
         self._encoder: PromptEncoder | None = None
         self._is_text = True
-        directory = settings.home / version.path
+        try:
+            directory = fetch_model(settings.home / version.path, settings)
+        except ModelNotFoundError:
+            directory = settings.home / version.path
         if not directory.is_dir():
             log.warning(
                 "%s is not here: %s gets the plain prompt as text, and its tokens cannot be compared",

@@ -20,6 +20,7 @@ from iccm_assets.errors import InputError, ModelError, first_line
 from iccm_assets.evaluation.evaluation_report import describe_rules, describe_verdict
 from iccm_assets.evaluation.stored_verdict import StoredVerdict, load_newest_verdict, mean_pass_rates
 from iccm_assets.registry.manifest import Manifest, verify
+from iccm_assets.registry.model_store import fetch_model
 from iccm_assets.reporting.lineage import VersionLineage, load_version_lineage
 from iccm_assets.training.model_card import MODEL_CARD_FILE
 
@@ -56,7 +57,7 @@ def export_version(conn: sa.Connection, name: str, target: str, *, public: bool 
         raise InputError(f"{target}: unknown kind of target", hint="Give a directory, or hf://ORG/NAME.")
     if public and repository is None:
         raise InputError("only a repository of the hub can be public")
-    manifest = verify(Path(lineage.path))
+    manifest = verify(fetch_model(lineage.path))
     if repository is None:
         return _export_to_directory(lineage, verdict, manifest, Path(target).expanduser().absolute())
     with tempfile.TemporaryDirectory(prefix="iccm-export-") as folder:
@@ -89,7 +90,7 @@ def _report(lineage: VersionLineage, location: str, folder: Path) -> ExportRepor
 
 
 def _write(lineage: VersionLineage, verdict: StoredVerdict | None, manifest: Manifest, folder: Path) -> None:
-    source = Path(lineage.path)
+    source = fetch_model(lineage.path)
     for name in manifest.files:
         if name != MODEL_CARD_FILE:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, text
 from iccm_assets.errors import ModelError
 from iccm_assets.registry.hub import resolve
 from iccm_assets.registry.manifest import MANIFEST_FILE, FileEntry, Prompt, describe_file, read_manifest
+from iccm_assets.registry.model_store import fetch_model
 from iccm_assets.registry.versions import resolve_path
 from iccm_assets.settings import Settings
 
@@ -60,13 +61,13 @@ def find_base_difference(conn: Connection, settings: Settings) -> BaseDifference
     name, nearest = settings.base_model, imported[0]
     try:
         directory = resolve(name, download=False)
-        bases = [Path(resolve_path(row.path)) for row in imported]
+        bases = [fetch_model(resolve_path(row.path), settings) for row in imported]
         known = any(_is_same(directory, base, _MODEL_SUFFIXES) for base in bases)
         same = known and _is_same(directory, bases[0], ("tokenizer.json", ".model"))
     except (ModelError, OSError):  # removed since, or never downloaded: only the names can be compared
         same = Path(name).name == Path(nearest.origin.partition("@")[0]).name
     if same:
-        return _find_prompt_difference(Path(resolve_path(nearest.path)), settings)
+        return _find_prompt_difference(fetch_model(resolve_path(nearest.path), settings), settings)
     return BaseDifference(
         f"ICCM_BASE_MODEL is {name}, but production descends from {nearest.version} ({nearest.origin})",
         f"`iccm evaluate {name}` compares it with production and names its version, `iccm deploy VERSION`"

@@ -1,5 +1,6 @@
 """The model store: ``$ICCM_HOME/models/<digest>/``, content-addressed, immutable, verifiable (L6).
 
+With ``ICCM_STORAGE`` a model is also published there, and one that the home lacks is downloaded (K2).
 A model appears by rename and only if its writer still holds the fencing token; its name is the digest of its
 manifest, so publishing the same weights again changes nothing. Which version a directory is, and when it was
 made, is stored in the database only.
@@ -22,7 +23,14 @@ from iccm_assets.atomic_directories import (
     publish_directory,
     remove_tree,
 )
-from iccm_assets.errors import CorruptCheckpointError, ModelError, ModelNotFoundError, StaleFenceError
+from iccm_assets.errors import (
+    ArtifactNotFoundError,
+    CorruptArtifactError,
+    CorruptCheckpointError,
+    ModelError,
+    ModelNotFoundError,
+    StaleFenceError,
+)
 from iccm_assets.registry.hub import (
     PICKLE_SUFFIXES,
     check_loadable,
@@ -30,8 +38,11 @@ from iccm_assets.registry.hub import (
     is_local_path,
     resolve,
 )
-from iccm_assets.registry.manifest import MANIFEST_FILE, Manifest, Prompt, describe_files, verify
+from iccm_assets.registry.manifest import MANIFEST_FILE, Manifest, Prompt, describe_files, is_digest, verify
+from iccm_assets.settings import Settings, get_settings
+from iccm_assets.storage_cache import StorageCache, open_storage
 
+KIND = "models"
 STAGING_LIFETIME_SECONDS = 24 * 3600.0
 # The weights of other frameworks, and code: never copied, never published.
 FOREIGN_FILES = (*PICKLE_SUFFIXES, ".h5", ".msgpack", ".onnx", ".ot", ".gguf", ".tflite", ".py", ".pyc")
@@ -50,18 +61,48 @@ class StoredModel:
 
 
 class ModelStore:
-    """The models below one ``$ICCM_HOME``."""
+    """The models below one ``$ICCM_HOME``, and of the storage that it shares with other homes, if any."""
 
-    def __init__(self, home: Path) -> None:
-        self.root = Path(home) / "models"
+    def __init__(self, home: Path, storage: StorageCache | None = None) -> None:
+        self.root = Path(home) / KIND
         self.staging_root = self.root / STAGING
+        self.storage = storage
+
+    @classmethod
+    def open(cls, settings: Settings) -> ModelStore:
+        """Return the model store of these settings."""
+        return cls(settings.home, open_storage(settings))
 
     def get_path(self, digest: str) -> Path:
-        """Return a model's directory; raises ``ModelNotFoundError`` if it does not exist."""
+        """Return a model's directory, downloaded if only the storage has it.
+
+        It stays in the home until ``release`` or the end of this process. Raises ``ModelNotFoundError`` if it
+        does not exist, ``CorruptCheckpointError``, ``StorageError``.
+        """
         directory = self.root / digest
+        if self.storage is not None and is_digest(digest):
+            try:
+                return self.storage.fetch(KIND, digest, lambda staged: _verify_digest(staged, digest))
+            except ArtifactNotFoundError as error:
+                raise ModelNotFoundError(f"{directory}, nor in the storage: {error.detail}") from None
+            except CorruptArtifactError as error:
+                raise CorruptCheckpointError(error.detail, hint=error.hint) from None
         if not digest or not directory.is_dir():
             raise ModelNotFoundError(f"{directory}")
         return directory
+
+    def locate(self, path: str | Path) -> Path:
+        """Return the directory of a model that was published at this path of this or another home."""
+        directory = Path(path)
+        if self.storage is None or directory.parent.name != KIND or not is_digest(directory.name):
+            return directory
+        is_elsewhere = directory.parent != self.root and directory.is_dir()
+        return directory if is_elsewhere else self.get_path(directory.name)
+
+    def release(self, digest: str) -> None:
+        """Let the home remove a model again that ``get_path`` has returned, where the storage has it."""
+        if self.storage is not None:
+            self.storage.release(KIND, digest)
 
     def verify(self, digest: str) -> Manifest:
         """Hash a model's files; raises ``CorruptCheckpointError`` or ``ModelNotFoundError``."""
@@ -118,7 +159,15 @@ class ModelStore:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
             remove_tree(staging)  # the same model was published before, and was just verified
+        self._share(manifest.digest, target)
         return StoredModel(manifest.digest, target, manifest)
+
+    def _share(self, digest: str, directory: Path) -> None:
+        """Publish a model in the storage; it stays in the home while this process lasts."""
+        if self.storage is not None:
+            self.storage.lease(KIND, digest)
+            self.storage.storage.publish(KIND, digest, directory)
+            self.storage.make_room(0)
 
     def import_model(self, path_or_hub_id: str, prompt: Prompt | None = None) -> StoredModel:
         """Copy a model into the store, so that the first production version is verifiable, too.
@@ -130,6 +179,7 @@ class ModelStore:
         manifest = verify(source) if has_manifest(source) else None
         check_loadable(source)
         if source.parent == self.root.absolute() and manifest is not None:
+            self._share(manifest.digest, source)
             return StoredModel(manifest.digest, source, manifest)
         local = is_local_path(path_or_hub_id) or Path(path_or_hub_id).exists()
         # The directory name of a hub snapshot is its commit.
@@ -166,6 +216,21 @@ class ModelStore:
             remove_tree(damaged)
             target.chmod(0o755)
             target.rename(damaged)
+
+
+def fetch_model(path: str | Path, settings: Settings | None = None) -> Path:
+    """Return a registered model's directory, from the storage if the home lacks it.
+
+    ``path`` is that of a version, in this home or in another one. It stays in the home until
+    ``ModelStore.release`` or the end of this process. Raises what ``ModelStore.get_path`` raises; without a
+    storage nothing is looked up.
+    """
+    return ModelStore.open(settings or get_settings()).locate(path)
+
+
+def _verify_digest(directory: Path, digest: str) -> None:
+    if (actual := verify(directory).digest) != digest:
+        raise CorruptCheckpointError(f"the storage has {actual[:12]} under the digest {digest[:12]}")
 
 
 def training_provenance() -> dict[str, str]:

@@ -18,6 +18,7 @@ from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now
 from iccm_assets.db.locks import Lock, acquire_lock
 from iccm_assets.errors import ModelNotFoundError, VersionNotFoundError
+from iccm_assets.registry.manifest import is_digest
 from iccm_assets.settings import get_settings
 
 
@@ -55,8 +56,14 @@ def resolve_path(path: str) -> str:
 
 
 def relative_path(path: str) -> str:
-    """Return the path of a model as it is stored: relative to the home, unless it lies elsewhere."""
-    home = get_settings().home
+    """Return the path of a model as it is stored: relative to the home, unless it lies elsewhere.
+
+    What another home has published in the storage is downloaded to the same place of this one.
+    """
+    settings, name = get_settings(), Path(path).name
+    if settings.storage and is_digest(name) and Path(path).parent.name == "models":
+        return f"models/{name}"
+    home = settings.home
     return str(Path(path).relative_to(home)) if Path(path).is_relative_to(home) else path
 
 

@@ -138,7 +138,7 @@ def prepare_training(engine: sa.Engine, settings: Settings, run: TrainingRun) ->
                 f"make another candidate; to deploy it anyway: iccm deploy {version} --force --reason '…'"
             )
             return _skip(conn, run, base, reason)
-    directory = DatasetStore(settings.home).write(dataset)
+    directory = DatasetStore.open(settings).write(dataset)
     job = TrainingJob(
         home=str(settings.home),
         base=base.path,
@@ -149,6 +149,7 @@ def prepare_training(engine: sa.Engine, settings: Settings, run: TrainingRun) ->
         fence=run.fence,
         emergency=run.emergency,
         training_run_id=run.id,
+        storage=settings.storage,
     )
     with engine.begin() as conn:
         _reject_erased(conn, dataset, directory)

@@ -10,7 +10,6 @@ the first production version, and for people and demos that skip the rollout (E4
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,7 +22,7 @@ from iccm_assets.models.model_probe import import_probed_model, probe_model
 from iccm_assets.registry import versions
 from iccm_assets.registry.affected_versions import find_erased_in_lineage
 from iccm_assets.registry.manifest import Manifest, verify
-from iccm_assets.registry.model_store import ModelStore
+from iccm_assets.registry.model_store import ModelStore, fetch_model
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.rollout import repository
 from iccm_assets.rollout.actions import DeploymentEvent
@@ -113,9 +112,10 @@ def check_deployable(
     with engine.connect() as conn:
         require_authorized(conn, version.version, force_reason)
         has_answered = conn.execute(sa.select(sa.exists().where(evaluated))).scalar_one()
-    verify(Path(version.path))
+    directory = fetch_model(version.path, settings)
+    verify(directory)
     if not has_answered:
-        probe_model(Path(version.path), settings)
+        probe_model(directory, settings)
 
 
 def require_no_live_rollout(conn: sa.Connection, version: str) -> None:
@@ -201,4 +201,4 @@ def ensure_production(
         path, base = str(published.path), published.manifest.base
         with engine.begin() as conn:
             serving = bootstrap(conn, digest=published.digest, path=path, base_model=base)
-    return serving, verify(Path(serving.path))
+    return serving, verify(fetch_model(serving.path, settings))

@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,6 +15,7 @@ from iccm_assets.errors import CorruptCheckpointError, ModelNotFoundError
 from iccm_assets.registry import versions
 from iccm_assets.registry.base_difference import find_base_difference
 from iccm_assets.registry.manifest import read_manifest, verify
+from iccm_assets.registry.model_store import fetch_model
 from iccm_assets.settings import Settings
 
 # Training at a rate of 1e-6 changes little; a larger relative change is another model.
@@ -112,8 +112,8 @@ def check_lineage(
 
 def check_files(path: str) -> IntegrityResult:
     """Compare a model's directory with its manifest, by hash unless it is too large."""
-    directory = Path(path)
     try:
+        directory = fetch_model(path)
         hashed = read_manifest(directory).size <= MAX_HASHED_BYTES
         verify(directory, hash_files=hashed)
     except (CorruptCheckpointError, ModelNotFoundError) as error:

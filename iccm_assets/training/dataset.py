@@ -1,8 +1,9 @@
 """Training sets as immutable, content-addressed snapshots (L3, L5).
 
 ``compose_dataset`` builds a set from selected examples and rehearsal; ``DatasetStore`` stores it under
-``$ICCM_HOME/datasets/<digest>/`` as a Parquet file and a manifest. The digest is the sha256 over the
-canonical JSON of the ordered examples and the seed, so it identifies the content and not the file.
+``$ICCM_HOME/datasets/<digest>/`` as a Parquet file and a manifest, and in ``ICCM_STORAGE``. The digest is the
+sha256 over the canonical JSON of the ordered examples and the seed, so it identifies the content and not the
+file.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ import numpy as np
 
 from iccm_assets.atomic_directories import STAGING, fsync_tree, publish_directory, remove_tree
 from iccm_assets.curation.json_lines import read_json_lines
-from iccm_assets.errors import InputError
-from iccm_assets.registry.manifest import sha256_json
+from iccm_assets.errors import ArtifactNotFoundError, CorruptArtifactError, InputError
+from iccm_assets.registry.manifest import is_digest, sha256_json
+from iccm_assets.settings import Settings
+from iccm_assets.storage_cache import StorageCache, open_storage
 
+KIND = "datasets"
 Role = Literal["new", "rehearsal", "validation"]
 EXAMPLES_FILE = "examples.parquet"
 DATASET_MANIFEST_FILE = "manifest.json"
@@ -151,17 +155,52 @@ def load_rehearsal(path: str) -> list[TrainingExample]:
 
 
 class DatasetStore:
-    """The training sets below one ``$ICCM_HOME``."""
+    """The training sets below one ``$ICCM_HOME``, and of the storage that it shares, if any."""
 
-    def __init__(self, home: Path) -> None:
-        self.root = Path(home) / "datasets"
+    def __init__(self, home: Path, storage: StorageCache | None = None) -> None:
+        self.root = Path(home) / KIND
+        self.storage = storage
+
+    @classmethod
+    def open(cls, settings: Settings) -> DatasetStore:
+        """Return the training sets of these settings."""
+        return cls(settings.home, open_storage(settings))
 
     def write(self, dataset: Dataset) -> Path:
-        """Store a training set and return its directory; a set that is stored already stays as it is."""
+        """Store a training set and return its directory; a set that is stored already stays as it is.
+
+        Raises ``InputError`` where the storage has it without examples, because one of them was erased.
+        """
+        directory = self._write(dataset)
+        if self.storage is not None:
+            self.storage.lease(KIND, dataset.digest)
+            storage = self.storage.storage
+            is_new = storage.publish(KIND, dataset.digest, directory)
+            if not is_new and EXAMPLES_FILE not in storage.read_manifest(KIND, dataset.digest).files:
+                remove_tree(directory)
+                raise InputError(f"examples of the training set {dataset.digest} were erased")
+        return directory
+
+    def locate(self, path: str | Path) -> Path:
+        """Return the directory of a training set that was stored at this path of this or another home.
+
+        It is downloaded if only the storage has it. Raises ``InputError``, ``StorageError``.
+        """
+        directory = Path(path)
+        is_elsewhere = directory.parent != self.root and directory.is_dir()
+        if self.storage is None or is_elsewhere or not is_digest(directory.name):
+            return directory
+        digest = directory.name
+        try:
+            return self.storage.fetch(KIND, digest, lambda staged: _verify_download(staged, digest))
+        except (ArtifactNotFoundError, CorruptArtifactError) as error:
+            raise InputError(f"training set {digest}: {error.message}") from None
+
+    def _write(self, dataset: Dataset) -> Path:
         target = self.root / dataset.digest
         if target.exists():
             try:
-                self.load(dataset.digest)
+                read_dataset(target)
                 return target
             except InputError:
                 remove_tree(target)  # damaged, and about to be written again with the same content
@@ -181,7 +220,7 @@ class DatasetStore:
 
     def load(self, digest: str) -> Dataset:
         """Read a training set; raises ``InputError`` if it does not match its digest."""
-        return read_dataset(self.root / digest)
+        return read_dataset(self.locate(self.root / digest))
 
 
 def read_dataset(directory: Path) -> Dataset:
@@ -199,6 +238,12 @@ def read_dataset(directory: Path) -> Dataset:
     if dataset.digest != recorded or (len(directory.name) == 64 and directory.name != recorded):
         raise InputError(f"training set {directory} was changed: its digest is {dataset.digest[:12]}")
     return dataset
+
+
+def _verify_download(directory: Path, digest: str) -> None:
+    """Accept a training set with this digest, or the manifest alone of one whose examples were erased."""
+    if (directory / EXAMPLES_FILE).exists() and read_dataset(directory).digest != digest:
+        raise InputError(f"the storage has another training set under the digest {digest[:12]}")
 
 
 def _write_files(dataset: Dataset, directory: Path) -> None:

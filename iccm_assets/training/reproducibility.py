@@ -29,6 +29,7 @@ from iccm_assets.registry.manifest import Manifest, verify
 from iccm_assets.registry.model_store import ModelStore, training_provenance
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.settings import TrainingSettings
+from iccm_assets.storage_cache import StorageCache
 from iccm_assets.training.dataset import DATASET_MANIFEST_FILE, DatasetStore
 from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome, parse_reply
 
@@ -63,27 +64,30 @@ def reproduce_version(
     home: Path,
     version: ModelVersion,
     *,
+    storage: StorageCache | None = None,
     train: TrainFunction | None = None,
     on_line: LineCallback = print,
 ) -> ReproductionReport:
-    """Train a version again and compare its weights.
+    """Train a version again and compare its weights; ``storage`` has what the home lacks.
 
     ``on_line`` receives the trainer's progress, line by line. Raises ``CorruptCheckpointError`` or
     ``ModelNotFoundError`` if the version itself is damaged, and any error that ends the training.
     """
-    manifest = verify(Path(version.path))
+    models, datasets = ModelStore(home, storage), DatasetStore(home, storage)
+    manifest = verify(models.locate(version.path))
     if manifest.parent_digest is None or manifest.dataset_digest is None:
         origin = f"not trained here but imported from {manifest.base}: nothing to reproduce"
         return ReproductionReport(version.version, "imported", origin, manifest.weights_digest)
     with engine.connect() as conn:
-        erased = find_erased_examples(conn, home, manifest, version.version)
+        erased = find_erased_examples(conn, datasets, manifest, version.version)
     ids = ", ".join(map(str, erased))
     gap = f"{len(erased)} of its training conversations were erased since: {ids}" if erased else None
-    reason = gap or _find_missing_input(home, manifest)
+    reason = gap or _find_missing_input(models, datasets, manifest)
     if not reason:
         with temporary_workspace(home) as directory:
             try:
-                reproduced = (train or train_in_subprocess)(_build_job(home, directory, manifest), on_line)
+                job = _build_job(models, datasets, directory, manifest)
+                reproduced = (train or train_in_subprocess)(job, on_line)
                 return compare_outcome(version.version, manifest, reproduced)
             except TrainingError as error:
                 reason = str(error)
@@ -117,7 +121,7 @@ def compare_outcome(version: str, manifest: Manifest, outcome: TrainingOutcome) 
 
 
 def find_erased_examples(
-    conn: sa.Connection, home: Path, manifest: Manifest, version: str
+    conn: sa.Connection, datasets: DatasetStore, manifest: Manifest, version: str
 ) -> tuple[int, ...]:
     """Return the erased conversations of a version's training set, by the rows and the snapshot."""
     runs, used, c = t.phase4_training_runs.c, t.training_run_examples.c, t.conversations.c
@@ -128,22 +132,22 @@ def find_erased_examples(
         .where(runs.candidate_version == version, runs.dataset_digest == manifest.dataset_digest)
         .where(c.erased_at.is_not(None))
     )
-    return tuple(sorted({*rows.scalars(), *_read_erased_from_snapshot(home, manifest)}))
+    return tuple(sorted({*rows.scalars(), *_read_erased_from_snapshot(datasets, manifest)}))
 
 
-def _read_erased_from_snapshot(home: Path, manifest: Manifest) -> list[int]:
-    path = DatasetStore(home).root / (manifest.dataset_digest or "-") / DATASET_MANIFEST_FILE
+def _read_erased_from_snapshot(datasets: DatasetStore, manifest: Manifest) -> list[int]:
     try:
+        path = datasets.locate(datasets.root / (manifest.dataset_digest or "-")) / DATASET_MANIFEST_FILE
         return [int(member) for member in json.loads(path.read_text(encoding="utf-8")).get("erased", [])]
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (InputError, OSError, ValueError, TypeError, AttributeError):
         return []  # a missing or damaged snapshot is reported when it is loaded
 
 
-def _find_missing_input(home: Path, manifest: Manifest) -> str | None:
+def _find_missing_input(models: ModelStore, datasets: DatasetStore, manifest: Manifest) -> str | None:
     """Return which input of the training is missing or changed; None if all are intact."""
     try:
-        DatasetStore(home).load(manifest.dataset_digest or "")
-        ModelStore(home).verify(manifest.parent_digest or "")
+        datasets.load(manifest.dataset_digest or "")
+        models.verify(manifest.parent_digest or "")
         TrainingSettings(**manifest.config)
     except CorruptCheckpointError as error:
         return f"its parent is damaged: {error.detail}"
@@ -156,12 +160,14 @@ def _find_missing_input(home: Path, manifest: Manifest) -> str | None:
     return None
 
 
-def _build_job(home: Path, directory: Path, manifest: Manifest) -> TrainingJob:
+def _build_job(
+    models: ModelStore, datasets: DatasetStore, directory: Path, manifest: Manifest
+) -> TrainingJob:
     # The recorded number of epochs is that of the run, whether it was an emergency or not.
     return TrainingJob(
         home=str(directory),
-        base=str(ModelStore(home).get_path(manifest.parent_digest or "")),
-        dataset=str(DatasetStore(home).root / (manifest.dataset_digest or "")),
+        base=str(models.get_path(manifest.parent_digest or "")),
+        dataset=str(datasets.root / (manifest.dataset_digest or "")),
         config=TrainingSettings(**manifest.config),
         run_id="verify",
         device=manifest.device,

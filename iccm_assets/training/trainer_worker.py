@@ -44,7 +44,8 @@ from iccm_assets.registry.manifest import sha256_json
 from iccm_assets.registry.model_store import ModelStore, StoredModel, training_provenance
 from iccm_assets.registry.training_runs import heartbeat
 from iccm_assets.settings import get_settings
-from iccm_assets.training.dataset import Dataset, read_dataset
+from iccm_assets.storage_cache import open_storage_at
+from iccm_assets.training.dataset import Dataset, DatasetStore, read_dataset
 from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome, parse_job, to_reply
 from iccm_assets.worker_process import exit_with_parent, open_pipes
 
@@ -82,8 +83,10 @@ def train(
     """
     started = time.perf_counter()
     # A job that cannot be trained fails here, before the seconds that importing torch takes.
-    dataset, base = read_dataset(Path(job.dataset)), resolve(job.base)
-    store = ModelStore(Path(job.home))
+    storage = open_storage_at(job.storage, Path(job.home), get_settings().storage_max_cache_gib)
+    store = ModelStore(Path(job.home), storage)
+    dataset = read_dataset(DatasetStore(Path(job.home), storage).locate(job.dataset))
+    base = resolve(str(store.locate(job.base)))
 
     from iccm_assets.models.generation import get_device_class, load_model
     from iccm_assets.training.checkpoint_export import write_checkpoint

@@ -26,7 +26,8 @@ class TrainingJob(BaseModel):
     ``base`` is the directory of the production model (or a path or hub id), ``dataset`` that of a training
     set. ``run_id``, ``attempt`` and ``fence`` make up the name of the staging directory; ``training_run_id``
     is the database row whose fencing token is checked, null if there is none (``iccm verify``, tests).
-    ``device`` is the required device class (L5); null accepts any.
+    ``device`` is the required device class (L5); null accepts any. ``storage`` is the URL that the candidate
+    is published to and what the home lacks is downloaded from; empty: the home alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +42,7 @@ class TrainingJob(BaseModel):
     emergency: bool = False
     training_run_id: int | None = None
     device: str | None = None
+    storage: str = ""
 
     @property
     def epochs(self) -> int:

@@ -1,7 +1,6 @@
 """The base model, and the candidate fine-tuned on production conversations."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -107,13 +106,14 @@ def _links(
     candidate: "ModelVersion", plan: "TrainingPlan", training_run_id: int, platform: PlatformResource
 ) -> dict[str, dg.MetadataValue]:
     """Links to the version, its card, parent and dataset, and the ids of its training conversations."""
+    from iccm_assets.registry.model_store import fetch_model
     from iccm_assets.training.checks import get_dagster_run, list_training_conversations
     from iccm_assets.training.model_card import MODEL_CARD_FILE
 
     with platform.engine.connect() as conn:
         parent_run = get_dagster_run(conn, plan.base.version)
         conversations = list_training_conversations(conn, training_run_id)
-    card = (Path(candidate.path) / MODEL_CARD_FILE).read_text(encoding="utf-8")
+    card = (fetch_model(candidate.path, platform.settings) / MODEL_CARD_FILE).read_text(encoding="utf-8")
     # The front matter is for the Hugging Face Hub.
     body = card.split("---\n", 2)[-1] if card.startswith("---\n") else card
     return {

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from iccm_assets.registry import versions
 from iccm_assets.registry.manifest import MANIFEST_FILE
-from iccm_assets.registry.model_store import ModelStore
+from iccm_assets.registry.model_store import ModelStore, fetch_model
 from iccm_assets.registry.versions import ModelVersion
 
 WEIGHTS_FILE = "model.safetensors"
@@ -27,7 +27,7 @@ def register_degraded_model(
         serving = versions.get_version(conn, "production")
     with tempfile.TemporaryDirectory(prefix="iccm-degraded-") as folder:
         copy = Path(folder) / f"{serving.version}-with-noise"
-        shutil.copytree(serving.path, copy, copy_function=shutil.copyfile)
+        shutil.copytree(fetch_model(serving.path), copy, copy_function=shutil.copyfile)
         for path in [copy, *copy.rglob("*")]:
             path.chmod(0o755 if path.is_dir() else 0o644)
         (copy / MANIFEST_FILE).unlink(missing_ok=True)
