@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -33,6 +34,8 @@ RESUBMISSIONS = 2
 OUTAGE_SECONDS = 120.0
 # How long the log of a finished job may take to arrive; then it is read once more as a whole.
 TAIL_SECONDS = 5.0
+# How long `iccm doctor` waits for a node to check itself.
+DOCTOR_SECONDS = 180.0
 # What the nodes do not get: where this process submits its work, and Dagster's database.
 NOT_SENT = ("ICCM_COMPUTE", "ICCM_DAGSTER_DATABASE_URL")
 # Ray would set the first one to the CPUs that a job reserves. The last bits of a sum depend on the threads.
@@ -172,16 +175,16 @@ def _explain(client: PipesRayJobClient, job: str, error: Exception) -> tuple[boo
     return is_lost, ComputeError(f"Ray job {job} failed{node}: {what}", hint=hint)
 
 
-def make_client(limits: RaySettings, progress_of: Any = None) -> PipesRayJobClient:
+def make_client(limits: RaySettings, asset_context: Any = None) -> PipesRayJobClient:
     """Return the Pipes client of the cluster; raises ``ComputeError`` if it does not answer.
 
-    ``progress_of`` is the context of the asset that the points of a loss curve are logged for.
+    ``asset_context`` is the context of the asset that the points of a loss curve are logged for.
     """
     from dagster_ray import PipesRayJobClient
 
     client = PipesRayJobClient(
         address=limits.address,
-        message_reader=_make_reader(progress_of),
+        message_reader=_make_reader(asset_context),
         poll_interval=POLL_INTERVAL_SECONDS,
     )
     client.client = connect(limits)
@@ -207,6 +210,40 @@ def connect(limits: RaySettings) -> JobSubmissionClient:
         ) from error
 
 
+def run_doctor(settings: Settings) -> tuple[str, str, dict[str, Any]]:
+    """Run `iccm doctor` on a node; return the job, the node and its report. Raises ``ComputeError``."""
+    from dagster_ray.core.pipes import generate_job_id
+
+    client, job = connect(settings.ray), generate_job_id()
+    parameters = job_parameters(settings.ray, "", node_environment(settings), 0.0)
+    command = "from iccm_assets.cli.main import main; main()"
+    parameters["entrypoint"] = f"{settings.ray.python} -c '{command}' doctor --json"
+    try:
+        client.submit_job(**parameters, submission_id=job)
+        deadline = time.monotonic() + DOCTOR_SECONDS
+        while not client.get_job_status(job).is_terminal():
+            if time.monotonic() >= deadline:
+                client.stop_job(job)
+                raise ComputeError(
+                    f"no node of the cluster finished job {job} within {DOCTOR_SECONDS:.0f} s",
+                    hint="A job waits until a node has ICCM_RAY__NUM_CPUS and ICCM_RAY__MEMORY_GIB free.",
+                )
+            time.sleep(POLL_INTERVAL_SECONDS)
+        log, info = client.get_job_logs(job), client.get_job_info(job)
+    except (OSError, RuntimeError) as error:
+        raise ComputeError(f"Ray job {job}: {first_line(error)}") from error
+    start, end = log.find("\n{"), log.rfind("}")
+    try:
+        report: dict[str, Any] = json.loads(log[start : end + 1])
+    except ValueError:
+        last = (log.strip().splitlines() or ["no output"])[-1]
+        raise ComputeError(
+            f"Ray job {job} gave no report: {last[:300]}",
+            hint="The nodes need this package: ICCM_RAY__PYTHON names their interpreter.",
+        ) from None
+    return job, info.driver_node_id or "", report
+
+
 def _with_patience(ask: Callable[[], T], outage_seconds: float = OUTAGE_SECONDS) -> T:
     deadline = time.monotonic() + outage_seconds
     while True:
@@ -218,7 +255,7 @@ def _with_patience(ask: Callable[[], T], outage_seconds: float = OUTAGE_SECONDS)
             time.sleep(POLL_INTERVAL_SECONDS)
 
 
-def _make_reader(progress_of: Any) -> PipesRayJobMessageReader:
+def _make_reader(asset_context: Any) -> PipesRayJobMessageReader:
     """Return a reader that takes a message for complete at the end of its line only, and misses none.
 
     That of `dagster-ray` reads each chunk of the log as lines: a message in two chunks is lost, and so is all
@@ -231,14 +268,14 @@ def _make_reader(progress_of: Any) -> PipesRayJobMessageReader:
     class MessageReader(PipesRayJobMessageReader):
         def __init__(self) -> None:
             super().__init__()
-            self._lines, self._lock = LineBuffer(), threading.Lock()
+            self._lines, self._lock = ChunkedLines(), threading.Lock()
 
         def handle_job_logs(self, handler: PipesMessageHandler) -> None:
             while not self.messages_are_readable({}):
                 if self.session_closed.wait(0.1):
                     return
             self.thread_ready.set()
-            handler = observe(handler, progress_of) if progress_of else handler
+            handler = observe(handler, asset_context) if asset_context else handler
             for chunk in tail_logs(self.client.tail_job_logs(job_id=self.job_id)):
                 with self._lock:
                     if self.completed.is_set():
@@ -253,7 +290,7 @@ def _make_reader(progress_of: Any) -> PipesRayJobMessageReader:
                 self.completed.set()
                 if self.messages_are_readable({}):
                     rest = self._lines.finish(_read_log(self.client, self.job_id))
-                    self._handle(observe(handler, progress_of) if progress_of else handler, rest)
+                    self._handle(observe(handler, asset_context) if asset_context else handler, rest)
 
         def _handle(self, handler: PipesMessageHandler, lines: Sequence[str]) -> None:
             for line in lines:
@@ -270,7 +307,7 @@ def _read_log(client: JobSubmissionClient, job: str) -> str:
         return ""
 
 
-class LineBuffer:
+class ChunkedLines:
     """The complete lines of a text that arrives in chunks."""
 
     def __init__(self) -> None:

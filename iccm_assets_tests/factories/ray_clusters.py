@@ -25,11 +25,11 @@ OBJECT_STORE_BYTES = 80 * 2**20
 
 @dataclass
 class RayCluster:
-    """A running cluster: the URL of its dashboard, and the directory of its nodes' homes."""
+    """A running cluster: the URL of its dashboard, and what its environment was given."""
 
     address: str
-    directory: Path
     process: subprocess.Popen[str]
+    environment: Mapping[str, str]
 
     def replace_second_node(self) -> None:
         """Kill all processes of the second node, wait until they have ended, and add another one."""
@@ -60,7 +60,7 @@ def start_cluster(directory: Path, environment: Mapping[str, str] | None = None)
     try:
         ready = process.stdout.readline()
         assert ready, (directory / "cluster.log").read_text()
-        yield RayCluster(ready.strip(), directory, process)
+        yield RayCluster(ready.strip(), process, environment or {})
     finally:
         family = [*psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
         process.stdin.close()
