@@ -769,6 +769,11 @@ class Settings(BaseSettings):
                 "ICCM_COMPUTE=ray requires ICCM_DATABASE_URL: the nodes of the cluster cannot reach the"
                 " embedded server of this machine"
             )
+        if not self.storage and "ICCM_HOME" in self.ray.node_variables.split(","):
+            raise ValueError(
+                "ICCM_RAY__NODE_VARIABLES names ICCM_HOME, so each node has a home of its own: this requires"
+                " ICCM_STORAGE, by which homes share models"
+            )
         return self
 
     @model_validator(mode="after")

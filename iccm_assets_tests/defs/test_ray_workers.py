@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ import pytest
 import sqlalchemy as sa
 
 from iccm_assets.atomic_directories import remove_tree
+from iccm_assets.capture.conversations import upsert_conversation
+from iccm_assets.cli.doctor import check_cluster
 from iccm_assets.curation.filtering import filter_day
 from iccm_assets.curation.training_pool import rebuild_pool
 from iccm_assets.defs import ray_workers, resources
@@ -32,14 +33,13 @@ from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.settings import PACKAGED_CANARY_SET, get_settings
 from iccm_assets.training.dataset import DatasetStore
 from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome, parse_reply
-from iccm_assets_tests.factories.erasure_worlds import score
+from iccm_assets_tests.factories.erasure_worlds import DAY, EMBEDDER, SUBJECTS, score, session
 from iccm_assets_tests.factories.object_storages import BUCKET, s3_server
 from iccm_assets_tests.factories.ray_clusters import RayCluster, start_cluster
 from iccm_assets_tests.factories.scorable_rows import put_conversation
 from iccm_assets_tests.factories.training_jobs import tiny_dataset, tiny_job
-from iccm_assets_tests.factories.training_pools import HashEmbedder
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 TRAINER = "iccm_assets.training.trainer_worker"
 RECORDER = "iccm_assets.scoring.recording_worker"
 SCORER = "iccm_assets.scoring.scoring_worker"
@@ -67,6 +67,7 @@ RETRAIN = [base_model, canary_set, fine_tuned_checkpoint, canary_evaluation]
 CANARY_ITEMS = 6
 SMALL = {
     "ICCM_TRIGGERS__MIN_EXAMPLES": "2",
+    "ICCM_SELECTION__MAX_USER_SHARE": "1",
     "ICCM_TRAINING__EPOCHS": "1",
     "ICCM_EVALUATION__LATENCY_ITEMS": "5",
     "ICCM_EVALUATION__LATENCY_ROUNDS": "1",
@@ -212,13 +213,13 @@ def test_a_retrain_on_the_cluster_gives_the_same_candidate_and_the_same_scores(
 
 def prepare_pool(platform: PlatformResource) -> None:
     """Scored conversations of yesterday, in the training pool."""
-    day = datetime.now(UTC).date() - timedelta(days=1)
-    put_texts(platform)
-    with platform.engine.begin() as conn:
-        conn.execute(sa.text('update iccm.conversations set user_id = id, "timestamp" = :day'), {"day": day})
+    for number, subject in enumerate(SUBJECTS):
+        conversation = session(f"s{number}", f"user{number}", subject, f"words{number}")
+        with platform.engine.begin() as conn:
+            upsert_conversation(conn, conversation, settings=platform.settings)
     score(platform.engine)
-    filter_day(platform.engine, day, platform.settings, HashEmbedder(disturbance=3.0))
-    rebuild_pool(platform.engine, [day], platform.settings, HashEmbedder(disturbance=3.0))
+    filter_day(platform.engine, DAY, platform.settings, EMBEDDER)
+    rebuild_pool(platform.engine, [DAY], platform.settings, EMBEDDER)
 
 
 def test_recording_and_scoring_on_both_nodes_give_the_same_suites_and_scores(
@@ -296,3 +297,15 @@ def test_a_stopped_job_and_a_cluster_that_is_gone_are_named(
     get_settings.cache_clear()
     with pytest.raises(ComputeError, match=r"http://127\.0\.0\.1:9 cannot be reached"):
         train(RayWorkers(), ray_platform, job)
+
+
+def test_doctor_runs_on_a_node_and_names_a_cluster_that_is_gone(
+    ray_platform: PlatformResource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster_check, *problems = check_cluster(get_settings())
+    assert cluster_check.ok and "ran job" in cluster_check.detail, cluster_check
+    assert problems == []
+    monkeypatch.setenv("ICCM_RAY__ADDRESS", "http://127.0.0.1:9")
+    get_settings.cache_clear()
+    [cluster_check] = check_cluster(get_settings())
+    assert not cluster_check.ok and "cannot be reached" in cluster_check.detail
