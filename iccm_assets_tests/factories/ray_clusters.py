@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,15 @@ import psutil
 from iccm_assets_tests.factories.processes import ROOT, bare_environment, free_port
 
 # Without the second one every process would bind the address of this host.
-ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # A busy machine is slow, not dead.
+    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_health_check_failure_threshold": "20",
+}
+# Ray gives its own processes 30 seconds to start.
+ATTEMPTS = 3
 OBJECT_STORE_BYTES = 80 * 2**20
 
 
@@ -45,33 +53,45 @@ def start_cluster(directory: Path, environment: Mapping[str, str] | None = None)
 
     ``environment`` is that of all workers; each node has a home of its own below ``directory``.
     """
-    command = [sys.executable, "-m", __name__, str(directory)]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=(directory / "cluster.log").open("w"),
-        text=True,
-        cwd=ROOT,
-        env={**bare_environment(), **ENVIRONMENT, "PATH": path, **(environment or {})},
-    )
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        ready = process.stdout.readline()
-        assert ready, (directory / "cluster.log").read_text()
-        yield RayCluster(ready.strip(), process, environment or {})
-    finally:
-        family = [*psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
-        process.stdin.close()
+    for _ in range(ATTEMPTS):
+        process = _start(directory, environment or {})
+        assert process.stdout is not None
         try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        for member in family:
-            if member.is_running():
-                member.kill()
-        psutil.wait_procs(family, 20)
+            if address := process.stdout.readline().strip():
+                yield RayCluster(address, process, environment or {})
+                return
+        finally:
+            _end(process)
+    raise AssertionError((directory / "cluster.log").read_text())
+
+
+def _start(directory: Path, environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with (directory / "cluster.log").open("w") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", __name__, str(directory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            cwd=ROOT,
+            env={**bare_environment(), **ENVIRONMENT, "PATH": path, **environment},
+        )
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End the cluster and all its processes."""
+    assert process.stdin is not None
+    family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.stdin.close()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(20)
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.kill()
+    process.wait()
+    psutil.wait_procs(family, 20)
 
 
 def _serve(directory: Path) -> None:
