@@ -78,10 +78,15 @@ class ArtifactManifest(BaseModel):
         """Total bytes of all files."""
         return sum(entry.size for entry in self.files.values())
 
+    @property
+    def digest(self) -> str:
+        """sha256 over the canonical JSON of the manifest."""
+        return _hash_values(self.model_dump(mode="json"))
+
     def to_json(self) -> str:
         """The text of the manifest, with its own digest."""
-        values = self.model_dump(mode="json")
-        return json.dumps({**values, "digest": _hash_values(values)}, indent=1, sort_keys=True) + "\n"
+        values = {**self.model_dump(mode="json"), "digest": self.digest}
+        return json.dumps(values, indent=1, sort_keys=True) + "\n"
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,18 @@ class ObjectStorage:
             raise CorruptArtifactError(f"{self.url}/{key} was changed")
         return manifest
 
+    def read_file(self, manifest: ArtifactManifest, name: str) -> bytes:
+        """Read one small file of an artifact, verified; raises ``CorruptArtifactError``."""
+        entry = manifest.files[name]
+        try:
+            with self._open() as (fs, root):
+                content = bytes(fs.cat_file(f"{root}/{manifest.kind}/{manifest.name}/{entry.sha256}"))
+        except FileNotFoundError:
+            raise CorruptArtifactError(f"{name} of {self._describe(manifest)} is missing") from None
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise CorruptArtifactError(f"{name} of {self._describe(manifest)} was changed")
+        return content
+
     def exists(self, kind: str, name: str) -> bool:
         """Return whether an artifact is published."""
         with self._open() as (fs, root):
@@ -128,7 +145,7 @@ class ObjectStorage:
         with self._open() as (fs, root):
             entries = _list_entries(fs, f"{root}/{kind}")
         artifacts = [
-            StoredArtifact(PurePosixPath(entry["name"]).stem, _get_time(entry))
+            StoredArtifact(PurePosixPath(entry["name"]).stem, get_time(entry))
             for entry in entries
             if entry["type"] == "file" and entry["name"].endswith(MANIFEST_SUFFIX)
         ]
@@ -218,9 +235,9 @@ class ObjectStorage:
         self._repair(published, sources, verify)
         return False
 
-    def replace(self, kind: str, name: str, directory: Path) -> None:
+    def replace(self, kind: str, name: str, directory: Path, files: Iterable[Path] | None = None) -> None:
         """Put the files of a directory in place of a published artifact's, whose other files are deleted."""
-        manifest, sources = describe_artifact(kind, name, directory)
+        manifest, sources = describe_artifact(kind, name, directory, files)
         self._put_files(manifest, sources)
         self._write_manifest(manifest)
         needed = {entry.sha256 for entry in manifest.files.values()}
@@ -251,7 +268,7 @@ class ObjectStorage:
                 if entry["type"] != "directory" or name in published:
                     continue
                 files = fs.find(entry["name"], detail=True).values()
-                if all(_get_time(file).timestamp() < limit for file in files):
+                if all(get_time(file).timestamp() < limit for file in files):
                     fs.rm(entry["name"], recursive=True)
                     removed.append(name)
         return removed
@@ -261,9 +278,9 @@ class ObjectStorage:
         content, name = uuid.uuid4().bytes, f".check-{uuid.uuid4().hex}"
         with self._open(writing=True) as (fs, root):
             key = f"{root}/{name}"
-            created = _create(fs, key, content)
+            created = create_object(fs, key, content)
             try:
-                refused = not _create(fs, key, b"")
+                refused = not create_object(fs, key, b"")
                 if not created or fs.cat_file(key) != content:
                     raise StorageError(f"{self.url} does not return what was written to it")
             finally:
@@ -275,7 +292,7 @@ class ObjectStorage:
         """Write every file under its digest, then compare what the storage lists with what was written."""
         folder = f"{manifest.kind}/{manifest.name}"
         with self._open(writing=True) as (fs, root):
-            _put(fs, {f"{root}/{folder}/{digest}": path for digest, path in sources.items()})
+            put_files(fs, {f"{root}/{folder}/{digest}": path for digest, path in sources.items()})
         for digest in self._find_missing(manifest):
             raise StorageError(f"{self.url}/{folder}/{digest} was not stored completely", hint="Try again.")
 
@@ -291,12 +308,12 @@ class ObjectStorage:
     def _create_manifest(self, manifest: ArtifactManifest) -> bool:
         with self._open(writing=True) as (fs, root):
             key = f"{root}/{manifest.kind}/{manifest.name}{MANIFEST_SUFFIX}"
-            return _create(fs, key, manifest.to_json().encode("utf-8"))
+            return create_object(fs, key, manifest.to_json().encode("utf-8"))
 
     def _write_manifest(self, manifest: ArtifactManifest) -> None:
         with self._open(writing=True) as (fs, root):
             key = f"{root}/{manifest.kind}/{manifest.name}{MANIFEST_SUFFIX}"
-            _write(fs, key, manifest.to_json().encode("utf-8"))
+            write_object(fs, key, manifest.to_json().encode("utf-8"))
 
     def _repair(self, published: ArtifactManifest, sources: Mapping[str, Path], verify: bool) -> None:
         """Write files again that are missing or damaged, as far as this directory has them."""
@@ -316,7 +333,7 @@ class ObjectStorage:
             )
         with self._open() as (fs, root):
             folder = f"{root}/{published.kind}/{published.name}"
-            _put(fs, {f"{folder}/{digest}": sources[digest] for digest in damaged})
+            put_files(fs, {f"{folder}/{digest}": sources[digest] for digest in damaged})
 
     @contextmanager
     def _open(self, *, writing: bool = False) -> Iterator[tuple[Any, str]]:
@@ -434,7 +451,7 @@ def _is_bucket_missing(error: FileNotFoundError) -> bool:
     return "bucket does not exist" in str(error)
 
 
-def _get_time(entry: Mapping[str, Any]) -> datetime:
+def get_time(entry: Mapping[str, Any]) -> datetime:
     """Return when an object was written; protocols name it differently. Now, where one does not say it."""
     for name in ("LastModified", "last_modified", "mtime", "updated", "created"):
         match entry.get(name):
@@ -447,7 +464,7 @@ def _get_time(entry: Mapping[str, Any]) -> datetime:
     return datetime.now(UTC)
 
 
-def _put(fs: Any, sources: Mapping[str, Path]) -> None:
+def put_files(fs: Any, sources: Mapping[str, Path]) -> None:
     """Write files; an object appears complete or not at all."""
     if not _is_local(fs):
         if sources:
@@ -460,7 +477,7 @@ def _put(fs: Any, sources: Mapping[str, Path]) -> None:
             partial.replace(key)
 
 
-def _write(fs: Any, key: str, content: bytes) -> None:
+def write_object(fs: Any, key: str, content: bytes) -> None:
     """Write an object, or replace it as a whole."""
     if not _is_local(fs):
         fs.pipe_file(key, content)
@@ -471,7 +488,7 @@ def _write(fs: Any, key: str, content: bytes) -> None:
         partial.replace(key)
 
 
-def _create(fs: Any, key: str, content: bytes) -> bool:
+def create_object(fs: Any, key: str, content: bytes) -> bool:
     """Create an object if there is none; return whether this call did.
 
     A storage without conditional writes is asked first and written then: two publishers may both succeed

@@ -11,13 +11,13 @@ import fcntl
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from iccm_assets.atomic_directories import STAGING, fsync, fsync_tree, publish_directory, remove_tree
-from iccm_assets.errors import StorageError
+from iccm_assets.errors import ArtifactNotFoundError, CorruptArtifactError, StorageError
 from iccm_assets.object_storage import KINDS, ArtifactManifest, ObjectStorage
 from iccm_assets.settings import Settings
 
@@ -66,6 +66,51 @@ class StorageCache:
             raise
         os.utime(lease)
         return target
+
+    def publish(
+        self,
+        kind: str,
+        name: str,
+        directory: Path,
+        files: Iterable[Path] | None = None,
+        *,
+        verify: bool = False,
+    ) -> bool:
+        """Publish a directory of the home, and lease it; return whether it was not published before."""
+        self.lease(kind, name)
+        is_new = self.storage.publish(kind, name, directory, files, verify=verify)
+        self._record(self.storage.read_manifest(kind, name))
+        return is_new
+
+    def replace(self, kind: str, name: str, directory: Path, files: Iterable[Path] | None = None) -> None:
+        """Put a directory of the home, or only these files of it, in place of a published artifact."""
+        self.storage.replace(kind, name, directory, files)
+        (self.home / LEASES / kind).mkdir(parents=True, exist_ok=True)
+        self._record(self.storage.read_manifest(kind, name))
+
+    def prune(self, kind: str) -> list[str]:
+        """Remove from the home what was replaced in the storage, unless it is leased; return the names.
+
+        So a home follows an erasure that another one has made. What the storage lacks stays: the home may
+        have the last copy of it.
+        """
+        removed = []
+        for lease in sorted((self.home / LEASES / kind).glob("*")):
+            recorded = lease.read_text(encoding="ascii")
+            if not recorded or not (self.home / kind / lease.name).is_dir():
+                continue
+            try:
+                current = self.storage.read_manifest(kind, lease.name).digest
+            except (ArtifactNotFoundError, CorruptArtifactError):
+                continue
+            if current != recorded and self.remove(kind, lease.name):
+                removed.append(lease.name)
+        return removed
+
+    def _record(self, manifest: ArtifactManifest) -> None:
+        """Remember in the lease's file which of its contents the home has."""
+        lease = self.home / LEASES / manifest.kind / manifest.name
+        lease.write_text(manifest.digest, encoding="ascii")
 
     def lease(self, kind: str, name: str) -> Path:
         """Keep an artifact in the home until ``release`` or the end of this process."""
@@ -125,6 +170,7 @@ class StorageCache:
         )
 
     def _download(self, kind: str, name: str, target: Path, verify: Verify) -> None:
+        self.prune("datasets")
         manifest = self.storage.read_manifest(kind, name)
         self.make_room(manifest.size)
         staging = _create_staging(target)
@@ -134,6 +180,7 @@ class StorageCache:
                 _publish_environment(staging, target)
             else:
                 publish_directory(staging, target)
+            self._record(manifest)
         finally:
             # A transfer that failed may have others beside it that still write; maintenance removes the rest.
             with suppress(OSError):

@@ -203,7 +203,7 @@ def test_files_of_a_killed_publisher_are_removed_when_they_are_old(
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(object_storage, "_create", die)
+        patch.setattr(object_storage, "create_object", die)
         storage.publish("models", NAME, artifact)
     assert [each.name for each in storage.list_artifacts("models")] == ["b" * 64]
     assert storage.remove_abandoned("models") == []

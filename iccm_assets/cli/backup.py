@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +11,10 @@ from iccm_assets.cli.context import open_platform
 
 
 def backup(
-    directory: Annotated[Path, typer.Argument(help="Directory of the backups; created if necessary.")],
+    directory: Annotated[
+        str,
+        typer.Argument(help="Directory of the backups, created if necessary, or a URL: s3://bucket/prefix."),
+    ],
     keep: Annotated[
         int | None, typer.Option(min=1, help="Afterwards delete all but the newest N backups.")
     ] = None,
@@ -39,7 +41,7 @@ def backup(
         echo_json(
             {
                 "name": manifest.name,
-                "path": report.path,
+                "path": str(report.path),
                 "created_at": manifest.created_at,
                 "schema_revision": manifest.schema_revision,
                 "production": manifest.production,

@@ -1,6 +1,7 @@
 """`iccm doctor`: try what the platform will use, name the fix for what is missing.
 
-Starts no server, changes nothing, and needs no network.
+Starts no server and changes nothing; needs no network but for `ICCM_STORAGE`, where it writes a small object
+and deletes it again.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from iccm_assets.cli import machine_checks
 from iccm_assets.cli.console import AsJson, echo_json, out, pluralize, print_line
 from iccm_assets.cli.machine_checks import SystemCheck
 from iccm_assets.errors import DatabaseError, IccmError, ModelNotFoundError, first_line
+from iccm_assets.object_storage import ObjectStorage
 from iccm_assets.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -60,6 +62,8 @@ def run_checks() -> Iterator[SystemCheck]:
     yield check_database(settings)
     yield from machine_checks.check_sandbox(settings)
     yield machine_checks.check_disk(settings.home)
+    if settings.storage:
+        yield _run_check("storage", lambda settings: ObjectStorage(settings.storage).check(), settings)
     yield machine_checks.check_port(machine_checks.UI_PORT)
     yield _run_check("base model", _describe_base_model, settings)
     yield from check_production(settings)

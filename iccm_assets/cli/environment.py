@@ -30,6 +30,7 @@ def create(
     from iccm_assets.cli.context import open_platform
     from iccm_assets.sandbox.environments import create_environment
     from iccm_assets.scoring.environment_rows import register_environment
+    from iccm_assets.storage_cache import open_storage
 
     settings, engine = open_platform()
     environment, is_new = create_environment(
@@ -37,6 +38,7 @@ def create(
         name,
         requirements,
         lambda line: err.print(line, markup=False, highlight=False, soft_wrap=True),
+        open_storage(settings),
     )
     texts = register_environment(engine, environment)
     if as_json:
@@ -51,10 +53,12 @@ def create(
 
 @group.command("list")
 def list_(as_json: AsJson = False) -> None:
-    """List the environments of this machine; of those with one name, the newest is used."""
+    """List the environments of this machine and the storage; of those with one name, the newest is used."""
     from iccm_assets.sandbox.environments import list_environments
+    from iccm_assets.storage_cache import open_storage
 
-    documents = [_document(item) for item in list_environments(get_settings().home)]
+    settings = get_settings()
+    documents = [_document(item) for item in list_environments(settings.home, open_storage(settings))]
     if as_json:
         echo_json(documents)
         return
@@ -69,10 +73,12 @@ def delete(
     name: Annotated[str, typer.Argument(help="Name or digest.")],
     as_json: AsJson = False,
 ) -> None:
-    """Delete an environment from this machine; verdicts keep its digest."""
+    """Delete an environment from this machine and the storage; verdicts keep its digest."""
     from iccm_assets.sandbox.environments import delete_environment
+    from iccm_assets.storage_cache import open_storage
 
-    environment = delete_environment(get_settings().home, name)
+    settings = get_settings()
+    environment = delete_environment(settings.home, name, open_storage(settings))
     if as_json:
         echo_json({"deleted": environment.digest})
     else:

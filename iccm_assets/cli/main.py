@@ -64,6 +64,7 @@ COMMANDS = {
     "db": "iccm_assets.cli.db",
     "backup": "iccm_assets.cli.backup",
     "restore": "iccm_assets.cli.restore",
+    "storage": "iccm_assets.cli.storage",
     "env": "iccm_assets.cli.env",
     "config": "iccm_assets.cli.config",
     "doctor": "iccm_assets.cli.doctor",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def restore(
-    directory: Annotated[Path, typer.Argument(help="Directory of the backups.")],
+    directory: Annotated[str, typer.Argument(help="Directory or URL of the backups.")],
     name: Annotated[
         str | None, typer.Option("--backup", help="Name of the backup; the newest one by default.")
     ] = None,
@@ -49,7 +48,7 @@ def restore(
         def show(step: str, size: int) -> None:
             update(description=step[:60], advance=size)
 
-        report = None
+        report, not_shared = None, ""
         if verify:
             report = verify_backup(directory, name, progress=show)
             erased, unfinished = report.erased_again, ""
@@ -61,11 +60,13 @@ def restore(
                 get_settings(), directory, name, replace_existing=replace, actor=get_actor(), progress=show
             )
             erased, unfinished = report.erased_again, report.erasures_unfinished
+            not_shared = report.not_shared
     if as_json:
         erasures = {
             "erasures_repeated": len(erased),
             "conversations_erased_again": sum(erased),
             "physical_erasure_error": unfinished or None,
+            "storage_error": not_shared or None,
         }
         echo_json({**_make_document(report, restored=not verify), **erasures} if report else erasures)
         return
@@ -76,6 +77,8 @@ def restore(
         print_plain(f"Repeated {pluralize(len(erased), 'later erasure')}: {conversations}.")
     if unfinished:
         print_plain(f"No row holds the erased text, files of the server may: {unfinished}")
+    if not_shared:
+        print_plain(f"Restored here, but not published (`iccm storage push` does it): {not_shared}")
 
 
 def _make_document(report: RestoreReport, *, restored: bool) -> dict[str, Any]:

@@ -23,27 +23,38 @@ from iccm_assets.atomic_directories import remove_tree
 from iccm_assets.db.client_programs import dump_database
 from iccm_assets.db.database import create_engine_for, dagster_url, database_url
 from iccm_assets.db.locks import Lock, hold_lock
-from iccm_assets.errors import BackupError, CorruptCheckpointError, ModelNotFoundError
+from iccm_assets.errors import (
+    ArtifactNotFoundError,
+    BackupError,
+    CorruptArtifactError,
+    CorruptCheckpointError,
+    ModelNotFoundError,
+)
 from iccm_assets.governance.backup_directory import (
     CONTENT_DIRECTORIES,
     BackupDirectory,
     BackupFile,
     BackupManifest,
 )
+from iccm_assets.governance.backup_storage import BackupStorage, open_backups
 from iccm_assets.governance.erasure import load_recorded_erasures
 from iccm_assets.governance.erasure_ledger import (
     load_backup_facts,
     store_backup_facts,
     write_ledger,
 )
+from iccm_assets.object_storage import StoredArtifact
 from iccm_assets.registry.hub import has_manifest
 from iccm_assets.registry.manifest import FileEntry, describe_file, read_manifest
 from iccm_assets.sandbox.environments import MANIFEST as ENVIRONMENT_MANIFEST
+from iccm_assets.sandbox.environments import list_portable_files
 from iccm_assets.settings import Settings
+from iccm_assets.storage_cache import StorageCache, open_storage
 from iccm_assets.training.dataset import DATASET_MANIFEST_FILE, EXAMPLES_FILE
 
 _ATTEMPTS = 3
 Progress = Callable[[str, int], None]
+Backups = BackupDirectory | BackupStorage
 
 _VERSIONS = sa.text(
     "select version, status, digest, path from iccm.model_versions"
@@ -59,7 +70,7 @@ _DAGSTER_TABLES = sa.text(
 class BackupReport:
     """A backup that was made. ``copied_bytes``: what no earlier backup in the directory had."""
 
-    path: Path
+    path: Path | str
     manifest: BackupManifest
     copied_bytes: int
     deleted: list[str]
@@ -68,25 +79,24 @@ class BackupReport:
 def create_backup(
     engine: sa.Engine,
     settings: Settings,
-    root: Path,
+    root: str | Path,
     *,
     keep: int | None = None,
     progress: Progress = lambda step, size: None,
 ) -> BackupReport:
-    """Make a backup in a directory; then delete all but the newest ``keep``, and what only those held.
+    """Make a backup in a directory or below a URL; then delete all but the newest ``keep``.
 
     ``progress`` gets a description and the bytes that are done since the last call. Raises ``BackupError`` or
     ``DatabaseError``, and no backup appears then; ``OSError`` when the directory cannot be written.
     """
-    directory = BackupDirectory(root)
-    with directory.open_for_writing():
+    with open_backups(root) as directory, directory.open_for_writing():
         progress("waiting for another backup or for the retention to end", 0)
         with hold_lock(engine, Lock.BACKUP):
             platform = _register(engine, directory)
             staging = directory.create_staging()
             try:
                 facts = _dump(settings, staging, progress)
-                copy = _Copy(settings.home, directory, progress)
+                copy = _Copy(settings, directory, progress)
                 files = tuple(copy.run())
                 missing = copy.damaged | _find_missing(facts.pop("versions"), files, copy.damaged)
                 manifest = BackupManifest(
@@ -100,7 +110,7 @@ def create_backup(
                 )
                 with engine.connect() as conn:
                     if erasures := load_recorded_erasures(conn):
-                        write_ledger(directory.root, erasures)
+                        write_ledger(directory.location, erasures)
                 path = directory.publish(staging, manifest)
             finally:
                 remove_tree(staging)
@@ -108,7 +118,7 @@ def create_backup(
     return BackupReport(path, manifest, copy.copied_bytes, deleted)
 
 
-def _register(engine: sa.Engine, directory: BackupDirectory) -> str:
+def _register(engine: sa.Engine, directory: Backups) -> str:
     """Remember the directory, whose ledger gets every later erasure; return the id of the platform."""
     with engine.begin() as conn:
         facts = load_backup_facts(conn)
@@ -116,8 +126,8 @@ def _register(engine: sa.Engine, directory: BackupDirectory) -> str:
         if names := directory.list_names():
             other = directory.read_manifest(names[-1]).platform
             if other != platform:
-                raise BackupError(f"{directory.root} holds the backups of another platform")
-        directories = {*facts.get("directories", ()), str(directory.root)}
+                raise BackupError(f"{directory.location} holds the backups of another platform")
+        directories = {*facts.get("directories", ()), directory.location}
         store_backup_facts(conn, {"platform": platform, "directories": sorted(directories)})
     return platform
 
@@ -178,8 +188,9 @@ def _find_missing(
 class _Copy:
     """Copies the home's content directories; a file that the latest backup has is not read again."""
 
-    def __init__(self, home: Path, directory: BackupDirectory, progress: Progress) -> None:
-        self._home, self._directory, self._progress = home, directory, progress
+    def __init__(self, settings: Settings, directory: Backups, progress: Progress) -> None:
+        self._home, self._directory, self._progress = settings.home, directory, progress
+        self._storage = open_storage(settings)
         names = directory.list_names()
         latest = directory.read_manifest(names[-1]).files if names else ()
         self._known = {(entry.path, entry.size, entry.modified_ns): entry for entry in latest}
@@ -192,6 +203,37 @@ class _Copy:
             for folder in sorted((self._home / kind).glob("[!.]*")):
                 if folder.is_dir():
                     yield from self._copy_directory(folder)
+            if self._storage is not None:
+                for artifact in self._storage.storage.list_artifacts(kind):
+                    if not (self._home / kind / artifact.name).is_dir():
+                        yield from self._copy_shared(self._storage, kind, artifact)
+
+    def _copy_shared(self, storage: StorageCache, kind: str, artifact: StoredArtifact) -> list[BackupFile]:
+        """Copy what only the storage has; it is downloaded unless the backup directory has all its files."""
+        try:
+            manifest = storage.storage.read_manifest(kind, artifact.name)
+            files = [
+                BackupFile(
+                    path=f"{kind}/{artifact.name}/{name}",
+                    mode=entry.mode,
+                    modified_ns=int(artifact.modified.timestamp() * 1e9),
+                    sha256=entry.sha256,
+                    size=entry.size,
+                )
+                for name, entry in manifest.files.items()
+            ]
+            if all(map(self._directory.has_object, files)):
+                return files
+            folder = storage.fetch(kind, artifact.name)
+            try:
+                return self._copy_directory(folder)
+            finally:
+                storage.release(kind, artifact.name)
+        except ArtifactNotFoundError:
+            return []  # deleted meanwhile
+        except CorruptArtifactError as error:
+            self.damaged[f"{kind}/{artifact.name}"] = error.detail
+            return []
 
     def _copy_directory(self, folder: Path) -> list[BackupFile]:
         """Copy a directory as it is at one time: an erasure may replace it, or delete it, meanwhile."""
@@ -234,10 +276,10 @@ def _list_files(folder: Path) -> dict[Path, tuple[int, int, int]]:
 
     Of an environment that is what code can import, not its interpreter.
     """
-    root, manifest = folder, folder / ENVIRONMENT_MANIFEST
-    if folder.parent.name == "environments" and manifest.is_file():
-        root = folder / json.loads(manifest.read_text(encoding="utf-8"))["site_packages"]
-    paths = [path for path in sorted({*root.rglob("*"), manifest}) if path.is_file()]
+    if folder.parent.name == "environments" and (folder / ENVIRONMENT_MANIFEST).is_file():
+        paths = list_portable_files(folder)
+    else:
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {
         path: (status.st_ino, status.st_size, status.st_mtime_ns)
         for path in paths

@@ -23,7 +23,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validato
 
 from iccm_assets.atomic_directories import fsync, fsync_tree, remove_tree
 from iccm_assets.errors import BackupError
-from iccm_assets.registry.manifest import MANIFEST_FILE, FileEntry, sha256_json
+from iccm_assets.registry.manifest import MANIFEST_FILE, FileEntry, describe_file, sha256_json
 
 # What cannot be computed again: each is a directory of directories that never change.
 CONTENT_DIRECTORIES = ("models", "datasets", "environments")
@@ -84,6 +84,7 @@ class BackupDirectory:
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
+        self.location = str(self.root)
         self._objects, self._backups = self.root / "objects", self.root / "backups"
 
     @contextmanager
@@ -126,15 +127,10 @@ class BackupDirectory:
             listed = ", ".join(names[-8:]) or "none"
             raise BackupError(f"{self.root} has no complete backup {name!r}", hint=f"There are: {listed}.")
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            recorded = values.pop("digest")
-            actual = sha256_json(values)
-            manifest = BackupManifest.model_validate_json(json.dumps(values))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BackupError(f"{path} cannot be read ({' '.join(str(error).split())[:300]})") from None
-        if recorded != actual or manifest.name != name:
-            raise BackupError(f"{path} was changed")
-        return manifest
+            text = path.read_bytes()
+        except OSError as error:
+            raise BackupError(f"{path} cannot be read ({error})") from None
+        return parse_manifest(text, name, str(path))
 
     def get_dump(self, name: str, database: str) -> Path:
         """Return the path of a database's dump."""
@@ -148,6 +144,18 @@ class BackupDirectory:
     def get_object(self, entry: FileEntry) -> Path:
         """Return the path of a stored file."""
         return self._objects / entry.sha256[:2] / entry.sha256
+
+    def locate_object(self, entry: FileEntry) -> str:
+        """Return the path of a stored file as text."""
+        return str(self.get_object(entry))
+
+    def hash_object(self, entry: FileEntry) -> FileEntry:
+        """Read a stored file and hash it."""
+        return describe_file(self.get_object(entry))
+
+    def copy_object(self, entry: FileEntry, target: Path, mode: int) -> FileEntry:
+        """Copy a stored file to disk, and hash what was copied."""
+        return copy_file(self.get_object(entry), target, mode)
 
     def store_file(self, source: Path) -> FileEntry:
         """Store a copy of a file under the digest of what was copied."""
@@ -177,6 +185,20 @@ class BackupDirectory:
             if path.name not in needed:
                 path.unlink()
         return deleted
+
+
+def parse_manifest(text: bytes, name: str, where: str) -> BackupManifest:
+    """Parse the text of a backup's manifest; ``BackupError`` if it is not the one that was written."""
+    try:
+        values = json.loads(text)
+        recorded = values.pop("digest")
+        actual = sha256_json(values)
+        manifest = BackupManifest.model_validate_json(json.dumps(values))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BackupError(f"{where} cannot be read ({' '.join(str(error).split())[:300]})") from None
+    if recorded != actual or manifest.name != name:
+        raise BackupError(f"{where} was changed")
+    return manifest
 
 
 def copy_file(source: Path, target: Path, mode: int = 0o600) -> FileEntry:

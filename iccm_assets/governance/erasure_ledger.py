@@ -1,7 +1,7 @@
 """The record of all erasures outside the database, so that a restored backup is erased again. (V4)
 
-`erasures.jsonl` holds hashes and times, no names and no text. It lies in the home and in every directory that
-backups were written to, which the database remembers.
+`erasures.jsonl` holds hashes and times, no names and no text. It lies in the home and wherever backups were
+written to, in a directory or below a URL, which the database remembers.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from sqlalchemy.dialects.postgresql import insert
 from iccm_assets.atomic_directories import fsync
 from iccm_assets.db import tables as t
 from iccm_assets.db.locks import Lock, acquire_lock
-from iccm_assets.errors import InputError
+from iccm_assets.errors import InputError, StorageError
 from iccm_assets.governance.erasure import RecordedErasure, erase_again, load_recorded_erasures
+from iccm_assets.object_storage import open_url, translated_errors, write_object
 
 LEDGER_FILE = "erasures.jsonl"
 _KEY = "backups"
@@ -42,8 +43,8 @@ def record_erasures(engine: sa.Engine, home: Path) -> list[str]:
         write_ledger(home, erasures)
         for directory in load_directories(conn):
             try:
-                write_ledger(Path(directory), erasures)
-            except (OSError, InputError) as error:
+                write_ledger(directory, erasures)
+            except (OSError, InputError, StorageError) as error:
                 out_of_reach.append(
                     f"backups in {directory}, whose {LEDGER_FILE} cannot be written"
                     f" ({getattr(error, 'strerror', None) or error}): a restore of them needs this home's"
@@ -51,21 +52,37 @@ def record_erasures(engine: sa.Engine, home: Path) -> list[str]:
     return out_of_reach
 
 
-def read_ledger(directory: Path) -> list[RecordedErasure]:
-    """Read the ledger of a directory, empty if there is none; ``InputError`` when it is damaged."""
-    path = directory / LEDGER_FILE
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+def read_ledger(directory: str | Path) -> list[RecordedErasure]:
+    """Read the ledger of a directory or below a URL, empty if there is none; ``InputError`` when damaged."""
+    path = f"{directory}/{LEDGER_FILE}"
+    lines = (_read_text(path) or "").splitlines()
     try:
         return [_LINE.validate_json(line) for line in lines]
     except ValidationError as error:
         raise InputError(f"{path} is damaged ({error.errors()[0]['msg']})") from None
 
 
-def write_ledger(directory: Path, erasures: Iterable[RecordedErasure]) -> None:
-    """Add erasures to the ledger of a directory, which is replaced as a whole."""
-    known = merge_erasures(read_ledger(directory), erasures)
+def _read_text(path: str) -> str | None:
+    if "://" not in path:
+        return Path(path).read_text(encoding="utf-8") if Path(path).exists() else None
+    with translated_errors(path):
+        fs, key = open_url(path)
+        try:
+            return bytes(fs.cat_file(key)).decode("utf-8")
+        except FileNotFoundError:
+            return None
+
+
+def write_ledger(location: str | Path, erasures: Iterable[RecordedErasure]) -> None:
+    """Add erasures to the ledger of a directory or below a URL, which is replaced as a whole."""
+    known = merge_erasures(read_ledger(location), erasures)
+    if "://" in str(location):
+        url = f"{location}/{LEDGER_FILE}"
+        with translated_errors(url, writing=True):
+            fs, key = open_url(url)
+            write_object(fs, key, b"".join(_LINE.dump_json(erasure) + b"\n" for erasure in known))
+        return
+    directory = Path(location)
     path, partial = directory / LEDGER_FILE, directory / f".{LEDGER_FILE}.{os.getpid()}"
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as stream:

@@ -7,13 +7,14 @@ as a base while it is deleted. Loading a deleted checkpoint raises an error that
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import sqlalchemy as sa
 
-from iccm_assets.atomic_directories import STAGING, remove_tree
+from iccm_assets.atomic_directories import STAGING
 from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now
 from iccm_assets.db.locks import Lock, acquire_lock
@@ -26,8 +27,10 @@ from iccm_assets.governance.retention import (
     StoredDirectory,
     decide_retention,
 )
+from iccm_assets.object_storage import KINDS
 from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.settings import Settings
+from iccm_assets.storage_cache import open_storage
 from iccm_assets.training.dataset import DatasetStore
 
 BATCH_SIZE = 5_000
@@ -111,7 +114,7 @@ def apply_retention(engine: sa.Engine, settings: Settings) -> MaintenanceReport:
     """Delete what is past its retention. Stopped halfway, the next call continues."""
     report = MaintenanceReport()
     _delete_files(engine, settings, report)
-    report.staging = ModelStore(settings.home).remove_stale_staging()
+    _clean_storage(settings, report)
     mv = t.model_versions.c
     with engine.connect() as conn:
         query = sa.select(mv.version, mv.parent_version, mv.digest).where(mv.status.in_(IN_SERVICE))
@@ -128,17 +131,21 @@ def apply_retention(engine: sa.Engine, settings: Settings) -> MaintenanceReport:
 def retention_decisions(conn: sa.Connection, settings: Settings) -> list[RetentionDecision]:
     """Return what `apply_retention` would decide on the files now."""
     versions = [RetainableVersion(*row) for row in conn.execute(_VERSIONS)]
-    store, datasets = ModelStore(settings.home), DatasetStore(settings.home).root
-    models = _stored(store.root / digest for digest in store.list_digests())
-    directories = sorted(datasets.iterdir()) if datasets.is_dir() else []
-    stored = _stored(each for each in directories if each.is_dir() and each.name != STAGING)
+    store, datasets = ModelStore.open(settings), DatasetStore.open(settings)
+    models = _stored((store.root / digest for digest in store.list_digests()), store.list_shared())
+    directories = sorted(datasets.root.iterdir()) if datasets.root.is_dir() else []
+    local = (each for each in directories if each.is_dir() and each.name != STAGING)
+    stored = _stored(local, datasets.list_shared())
     return decide_retention(
         versions, _load_required_artifacts(conn, settings), models, stored, now(conn), settings.retention
     )
 
 
 def _delete_files(engine: sa.Engine, settings: Settings, report: MaintenanceReport) -> None:
-    roots = {"model": ModelStore(settings.home).root, "training set": DatasetStore(settings.home).root}
+    stores: dict[str, ModelStore | DatasetStore] = {
+        "model": ModelStore.open(settings),
+        "training set": DatasetStore.open(settings),
+    }
     mv = t.model_versions
     with engine.begin() as conn:
         acquire_lock(conn, Lock.BACKUP)  # first: a deployment does not wait for a backup
@@ -146,14 +153,24 @@ def _delete_files(engine: sa.Engine, settings: Settings, report: MaintenanceRepo
         acquire_lock(conn, Lock.TRAINING_RUNS)
         report.decisions = retention_decisions(conn, settings)
         for decision in report.deleted:
-            directory = roots[decision.kind] / decision.name
-            report.freed_bytes += sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
             if decision.kind == "model":
                 # The version's row says that its weights are deleted.
                 removed = {"removed": {"at": now(conn).isoformat(), "reason": decision.reason}}
                 metrics = mv.c.metrics.op("||")(sa.literal(removed, mv.c.metrics.type))
                 conn.execute(mv.update().where(mv.c.digest == decision.name).values(metrics=metrics))
-            remove_tree(directory)
+            report.freed_bytes += stores[decision.kind].delete(decision.name)
+
+
+def _clean_storage(settings: Settings, report: MaintenanceReport) -> None:
+    """Remove what killed publishers left, and what other homes have erased; keep the cache in its size."""
+    report.staging = ModelStore(settings.home).remove_stale_staging()
+    storage = open_storage(settings)
+    if storage is None:
+        return
+    for kind in KINDS:
+        report.staging += storage.storage.remove_abandoned(kind)
+        storage.prune(kind)
+    storage.make_room(0)
 
 
 def _load_required_artifacts(conn: sa.Connection, settings: Settings) -> RequiredArtifacts:
@@ -176,9 +193,11 @@ def _delete_rows(
     return deleted
 
 
-def _stored(directories: Iterable[Path]) -> list[StoredDirectory]:
-    """Return directories with their age by the machine's clock, which dates files, unlike the platform's."""
-    return [
-        StoredDirectory(each.name, max(0.0, time.time() - each.stat().st_mtime) / 86400)
-        for each in directories
-    ]
+def _stored(directories: Iterable[Path], shared: Mapping[str, datetime]) -> list[StoredDirectory]:
+    """Return directories with their age by the machine's clock, which dates files, unlike the platform's.
+
+    ``shared`` is what the storage has, and since when: a copy of it in the home may be younger.
+    """
+    written = {each.name: each.stat().st_mtime for each in directories}
+    written |= {name: modified.timestamp() for name, modified in shared.items()}
+    return [StoredDirectory(name, max(0.0, time.time() - at) / 86400) for name, at in sorted(written.items())]

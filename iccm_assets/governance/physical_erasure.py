@@ -25,6 +25,7 @@ from iccm_assets.governance.erasure_ledger import record_erasures
 from iccm_assets.governance.spool_erasure import erase_from_spool
 from iccm_assets.models.embedding import Embedder
 from iccm_assets.settings import Settings
+from iccm_assets.storage_cache import open_storage
 
 TABLES = (
     "conversations",
@@ -148,11 +149,17 @@ _DELETE_ORPHANED_SUITES = sa.text(
 
 
 def _rewrite_files(engine: sa.Engine, settings: Settings, report: PhysicalErasureReport) -> None:
+    storage = open_storage(settings)
+    if storage is not None:
+        report.out_of_reach.append(
+            f"former versions of objects, if {settings.storage} keeps any, and training sets in other homes"
+            " until their next training or maintenance"
+        )
     with engine.connect() as conn:
         erased = conn.execute(sa.text("select id from iccm.conversations where erased_at is not null"))
-        report.snapshots = rewrite_datasets(settings.home, set(erased.scalars()))
+        report.snapshots = rewrite_datasets(settings.home, set(erased.scalars()), storage)
         registered = conn.execute(sa.text("select digest from iccm.model_versions"))
-        report.models = delete_unregistered_models(settings.home, set(registered.scalars()))
+        report.models = delete_unregistered_models(settings.home, set(registered.scalars()), storage)
 
 
 def _rebuild_pool(

@@ -27,14 +27,13 @@ from iccm_assets.db.database import (
 )
 from iccm_assets.db.locks import Lock, acquire_lock
 from iccm_assets.db.tables import LIVE_STATES
-from iccm_assets.errors import BackupError, DatabaseError, IccmError
-from iccm_assets.governance.backup import Progress
+from iccm_assets.errors import BackupError, DatabaseError, IccmError, StorageError
+from iccm_assets.governance.backup import Backups, Progress
 from iccm_assets.governance.backup_directory import (
     CONTENT_DIRECTORIES,
-    BackupDirectory,
     BackupManifest,
-    copy_file,
 )
+from iccm_assets.governance.backup_storage import open_backups
 from iccm_assets.governance.dataset_erasure import delete_unregistered_models, rewrite_datasets
 from iccm_assets.governance.erasure import RecordedErasure
 from iccm_assets.governance.erasure_ledger import (
@@ -46,6 +45,7 @@ from iccm_assets.governance.erasure_ledger import (
 )
 from iccm_assets.governance.physical_erasure import erase_from_files
 from iccm_assets.governance.restore_target import check_target, replaced_schema
+from iccm_assets.governance.shared_home import push_home
 from iccm_assets.registry.manifest import FileEntry, describe_file
 from iccm_assets.rollout.watermark import Watermark
 from iccm_assets.settings import Settings
@@ -77,25 +77,27 @@ class RestoreReport:
     verified_bytes: int
     erased_again: list[int]
     erasures_unfinished: str = ""
+    not_shared: str = ""
 
 
 def verify_backup(
-    root: Path, name: str | None = None, *, progress: Progress = lambda step, size: None
+    root: str | Path, name: str | None = None, *, progress: Progress = lambda step, size: None
 ) -> RestoreReport:
     """Read every byte of a backup, of the newest one by default; ``BackupError`` if it is damaged."""
-    directory, manifest = _open(root, name)
-    for database, entry in manifest.dumps.items():
-        _verify_dump(directory, manifest, database, entry, progress)
-    for file in manifest.files:
-        progress(f"verifying {file.path}", 0)
-        _check(file.path, directory.get_object(file), file, describe_file)
-        progress(f"verifying {file.path}", file.size)
+    with open_backups(root) as directory:
+        manifest = _choose(directory, name)
+        for database, entry in manifest.dumps.items():
+            _verify_dump(directory, manifest, database, entry, progress)
+        for file in manifest.files:
+            progress(f"verifying {file.path}", 0)
+            _check(file.path, directory.locate_object(file), file, partial(directory.hash_object, file))
+            progress(f"verifying {file.path}", file.size)
     return RestoreReport(manifest, manifest.size, [])
 
 
 def restore_backup(
     settings: Settings,
-    root: Path,
+    root: str | Path,
     name: str | None = None,
     *,
     replace_existing: bool = False,
@@ -109,45 +111,56 @@ def restore_backup(
     clients are connected; ``BackupError`` when the backup is damaged or newer than this package. Nothing is
     changed then.
     """
-    directory, manifest = _open(root, name)
     url, other_url = database_url(settings), dagster_url(settings)
     engine, other = create_engine_for(url), create_engine_for(other_url)
     staging = settings.home / _STAGING
     try:
-        known = merge_erasures(
-            read_ledger(directory.root),
-            read_ledger(settings.home),
-            check_target(engine, other, settings, replace_existing),
-        )
-        remove_tree(staging)
-        for database, entry in manifest.dumps.items():
-            _verify_dump(directory, manifest, database, entry, progress)
-        _stage_files(directory, manifest, staging, progress)
-        with replaced_schema(engine):
-            progress("restoring the database", 0)
-            restore_dump(url, directory.get_dump(manifest.name, "platform"))
-            with engine.begin() as conn:
-                erased = _finish_rows(conn, manifest, known, directory.root, actor)
-                _erase_staged(conn, staging)
-                if "dagster" in manifest.dumps:
-                    progress("restoring Dagster's database", 0)
-                    dump = directory.get_dump(manifest.name, "dagster")
-                    restore_dump(other_url, dump, ["--clean", "--if-exists"])
-                if known:
-                    write_ledger(settings.home, known)
-                _publish_files(staging, settings.home)
+        with open_backups(root) as directory:
+            manifest = _choose(directory, name)
+            known = merge_erasures(
+                read_ledger(directory.location),
+                read_ledger(settings.home),
+                check_target(engine, other, settings, replace_existing),
+            )
+            remove_tree(staging)
+            for database, entry in manifest.dumps.items():
+                _verify_dump(directory, manifest, database, entry, progress)
+            _stage_files(directory, manifest, staging, progress)
+            with replaced_schema(engine):
+                progress("restoring the database", 0)
+                restore_dump(url, directory.get_dump(manifest.name, "platform"))
+                with engine.begin() as conn:
+                    erased = _finish_rows(conn, manifest, known, directory.location, actor)
+                    _erase_staged(conn, staging)
+                    if "dagster" in manifest.dumps:
+                        progress("restoring Dagster's database", 0)
+                        dump = directory.get_dump(manifest.name, "dagster")
+                        restore_dump(other_url, dump, ["--clean", "--if-exists"])
+                    if known:
+                        write_ledger(settings.home, known)
+                    _publish_files(staging, settings.home)
         unfinished = _erase_physically(engine, settings, embedder, progress) if erased else ""
-        return RestoreReport(manifest, manifest.size, erased, unfinished)
+        return RestoreReport(manifest, manifest.size, erased, unfinished, _share(settings, progress))
     finally:
         remove_tree(staging)
         engine.dispose()
         other.dispose()
 
 
+def _share(settings: Settings, progress: Progress) -> str:
+    """Publish what was restored in the storage; return what failed, which `iccm storage push` repeats."""
+    progress("publishing in the storage", 0)
+    try:
+        push_home(settings)
+    except StorageError as error:
+        return error.message
+    return ""
+
+
 def erase_recorded(
     engine: sa.Engine,
     settings: Settings,
-    root: Path,
+    root: str | Path,
     *,
     actor: str,
     embedder: TextEmbedder | None = None,
@@ -158,18 +171,22 @@ def erase_recorded(
     A database that was recovered by other means needs it. Returns the conversations of each erasure, and what
     failed of their physical erasure.
     """
-    known = merge_erasures(read_ledger(BackupDirectory(root).root), read_ledger(settings.home))
+    known = merge_erasures(read_ledger(_get_location(root)), read_ledger(settings.home))
     with engine.begin() as conn:
         acquire_lock(conn, Lock.ERASURE)
         erased = repeat_erasures(conn, known, actor)
     return erased, _erase_physically(engine, settings, embedder, progress) if erased else ""
 
 
-def _open(root: Path, name: str | None) -> tuple[BackupDirectory, BackupManifest]:
-    directory = BackupDirectory(root)
+def _get_location(root: str | Path) -> str:
+    with open_backups(root) as directory:
+        return directory.location
+
+
+def _choose(directory: Backups, name: str | None) -> BackupManifest:
     names = directory.list_names()
     if not names:
-        raise BackupError(f"{directory.root} has no complete backup")
+        raise BackupError(f"{directory.location} has no complete backup")
     manifest = directory.read_manifest(name or names[-1])
     if manifest.schema_revision > head_revision():
         raise BackupError(
@@ -177,22 +194,22 @@ def _open(root: Path, name: str | None) -> tuple[BackupDirectory, BackupManifest
             f" {head_revision()}",
             hint=f"Install iccm-assets {manifest.package_version} or newer.",
         )
-    return directory, manifest
+    return manifest
 
 
 def _verify_dump(
-    directory: BackupDirectory, manifest: BackupManifest, database: str, entry: FileEntry, progress: Progress
+    directory: Backups, manifest: BackupManifest, database: str, entry: FileEntry, progress: Progress
 ) -> None:
     progress(f"verifying the dump {database}", 0)
     path = directory.get_dump(manifest.name, database)
-    _check(path.name, path, entry, describe_file)
+    _check(path.name, str(path), entry, partial(describe_file, path))
     progress(f"verifying the dump {database}", entry.size)
 
 
-def _check(name: str, path: Path, expected: FileEntry, read: Callable[[Path], FileEntry]) -> None:
+def _check(name: str, path: str, expected: FileEntry, read: Callable[[], FileEntry]) -> None:
     """Compare what a file holds with what the manifest says; ``BackupError`` if it differs."""
     try:
-        actual = read(path)
+        actual = read()
     except (OSError, IccmError) as error:
         raise BackupError(f"{name} cannot be read from the backup ({error})") from None
     if (actual.sha256, actual.size) != (expected.sha256, expected.size):
@@ -207,7 +224,7 @@ def _check(name: str, path: Path, expected: FileEntry, read: Callable[[Path], Fi
 
 
 def _finish_rows(
-    conn: sa.Connection, manifest: BackupManifest, known: list[RecordedErasure], root: Path, actor: str
+    conn: sa.Connection, manifest: BackupManifest, known: list[RecordedErasure], root: str, actor: str
 ) -> list[int]:
     """Give the restored rows their revision, migrate them, and erase again; one transaction."""
     conn.execute(
@@ -217,7 +234,7 @@ def _finish_rows(
     migrate(conn)
     erased = repeat_erasures(conn, known, actor)
     _renumber_requests(conn)
-    store_backup_facts(conn, {"platform": manifest.platform, "directories": [str(root)]})
+    store_backup_facts(conn, {"platform": manifest.platform, "directories": [root]})
     conn.exec_driver_sql(f"drop schema if exists {REPLACED_SCHEMA} cascade")
     return erased
 
@@ -240,16 +257,15 @@ def _renumber_requests(conn: sa.Connection) -> None:
 # ---- files ---------------------------------------------------------------------------------------
 
 
-def _stage_files(
-    directory: BackupDirectory, manifest: BackupManifest, staging: Path, progress: Progress
-) -> None:
+def _stage_files(directory: Backups, manifest: BackupManifest, staging: Path, progress: Progress) -> None:
     """Copy every file next to its place, verified."""
     staging.mkdir(parents=True)
     for file in manifest.files:
         progress(f"copying {file.path}", 0)
         target = staging / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        _check(file.path, directory.get_object(file), file, partial(copy_file, target=target, mode=file.mode))
+        copy = partial(directory.copy_object, file, target, file.mode)
+        _check(file.path, directory.locate_object(file), file, copy)
         progress(f"copying {file.path}", file.size)
 
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -38,7 +40,15 @@ from iccm_assets.registry.hub import (
     is_local_path,
     resolve,
 )
-from iccm_assets.registry.manifest import MANIFEST_FILE, Manifest, Prompt, describe_files, is_digest, verify
+from iccm_assets.registry.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    Prompt,
+    describe_files,
+    is_digest,
+    read_manifest,
+    verify,
+)
 from iccm_assets.settings import Settings, get_settings
 from iccm_assets.storage_cache import StorageCache, open_storage
 
@@ -114,6 +124,33 @@ class ModelStore:
             path.name for path in self.root.glob("*") if path.is_dir() and not path.name.startswith(".")
         )
 
+    def list_all_digests(self) -> list[str]:
+        """Return the digests of all models in the home and in the storage, sorted."""
+        return sorted({*self.list_digests(), *self.list_shared()})
+
+    def list_shared(self) -> dict[str, datetime]:
+        """Return the digests of the models in the storage, and when each was published."""
+        artifacts = self.storage.storage.list_artifacts(KIND) if self.storage else []
+        return {artifact.name: artifact.modified for artifact in artifacts}
+
+    def read_manifest(self, digest: str) -> Manifest:
+        """Read a model's manifest, downloading nothing else; raises ``ModelError``, ``StorageError``."""
+        if self.storage is None or (self.root / digest).is_dir():
+            return read_manifest(self.get_path(digest))
+        stored = self.storage.storage.read_manifest(KIND, digest)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / MANIFEST_FILE
+            path.write_bytes(self.storage.storage.read_file(stored, MANIFEST_FILE))
+            return read_manifest(path.parent)
+
+    def delete(self, digest: str) -> int:
+        """Delete a model from the storage and from the home; return the bytes that it had there."""
+        if self.storage is not None:
+            self.storage.storage.delete(KIND, digest)
+        size = sum(path.stat().st_size for path in (self.root / digest).rglob("*") if path.is_file())
+        remove_tree(self.root / digest)
+        return size
+
     def create_staging(self, run: str, attempt: int, fence: int, inherit: str = "") -> Path:
         """Create the staging directory of one attempt, and remove those of the run's older fences.
 
@@ -165,8 +202,7 @@ class ModelStore:
     def _share(self, digest: str, directory: Path) -> None:
         """Publish a model in the storage; it stays in the home while this process lasts."""
         if self.storage is not None:
-            self.storage.lease(KIND, digest)
-            self.storage.storage.publish(KIND, digest, directory)
+            self.storage.publish(KIND, digest, directory)
             self.storage.make_room(0)
 
     def import_model(self, path_or_hub_id: str, prompt: Prompt | None = None) -> StoredModel:

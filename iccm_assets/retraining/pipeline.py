@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from iccm_assets.atomic_directories import remove_tree
 from iccm_assets.curation.canary_set import load_canary_set
 from iccm_assets.curation.training_pool import lock_pool
 from iccm_assets.db import tables as t
@@ -152,7 +150,7 @@ def prepare_training(engine: sa.Engine, settings: Settings, run: TrainingRun) ->
         storage=settings.storage,
     )
     with engine.begin() as conn:
-        _reject_erased(conn, dataset, directory)
+        _reject_erased(conn, dataset, settings)
         _record_lineage(conn, run.id, dataset)
         training_runs.update_run(
             conn,
@@ -291,7 +289,7 @@ def _read_examples(
     return new, [replace(row, role="rehearsal", origin="pinned") for row in pinned]
 
 
-def _reject_erased(conn: sa.Connection, dataset: Dataset, directory: Path) -> None:
+def _reject_erased(conn: sa.Connection, dataset: Dataset, settings: Settings) -> None:
     """Fail if an example was erased since its selection, and delete the snapshot that holds its text (V2)."""
     c = t.conversations.c
     rows = conn.execute(
@@ -302,7 +300,7 @@ def _reject_erased(conn: sa.Connection, dataset: Dataset, directory: Path) -> No
     )
     erased = [str(row.id) for row in rows if row.erased_at is not None]
     if erased:
-        remove_tree(directory)
+        DatasetStore.open(settings).delete(dataset.digest)
         raise TrainingError(
             f"{len(erased)} selected conversations were erased meanwhile ({', '.join(erased[:5])})"
         )

@@ -2,7 +2,7 @@
 
 An environment is a virtual environment in the home's folder ``environments``, called by the digest of what
 is installed in it. It is built once, never changed, and mounted read-only; code chooses one by what it
-imports, unless its suite names one.
+imports, unless its suite names one. With ``ICCM_STORAGE`` homes share them, and download the chosen ones.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -27,12 +28,15 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from iccm_assets.errors import InputError, MissingPackageError
+from iccm_assets.object_storage import ObjectStorage
 from iccm_assets.sandbox.python_source import parse_python
 from iccm_assets.settings import Settings
+from iccm_assets.storage_cache import StorageCache, open_storage
 
 FOLDER, MANIFEST = "environments", "environment.json"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 MIN_DIGEST_CHARACTERS = 8
+SHARED_LIST_SECONDS = 60.0
 # What differs between two installations of the same packages.
 _INSTALLER_FILES = frozenset(("INSTALLER", "REQUESTED", "direct_url.json", "RECORD"))
 _MODULE = re.compile(r"([A-Za-z_]\w*)(?:\.(?:py|so)|\.[\w-]+\.so)?")
@@ -53,33 +57,55 @@ class Environment:
     created_at: str
 
 
-def list_environments(home: Path) -> list[Environment]:
-    """List the environments of a home; of those with one name, the newest comes first."""
+def list_environments(home: Path, storage: StorageCache | None = None) -> list[Environment]:
+    """List the environments of a home and of the storage; of those with one name, the newest comes first.
+
+    What only the storage has is known at most a minute later, and is downloaded when it is chosen.
+    """
     manifests = sorted((home / FOLDER).glob(f"[0-9a-f]*/{MANIFEST}"))
     environments = [_read(str(path), path.stat().st_mtime_ns) for path in manifests]
+    if storage is not None:
+        present = {item.digest for item in environments}
+        minute = int(time.monotonic() // SHARED_LIST_SECONDS)
+        shared = _list_shared(storage.storage.url, str(home), minute)
+        environments += [item for item in shared if item.digest not in present]
     newest_first = sorted(environments, key=lambda item: item.created_at, reverse=True)
     return sorted(newest_first, key=lambda item: item.name)
 
 
 @lru_cache(64)
 def _read(path: str, mtime_ns: int) -> Environment:
-    values = json.loads(Path(path).read_text(encoding="utf-8"))
+    return _parse(Path(path).read_text(encoding="utf-8"), Path(path).parent)
+
+
+@lru_cache(4)
+def _list_shared(url: str, home: str, minute: int) -> tuple[Environment, ...]:
+    storage = ObjectStorage(url)
+    environments = []
+    for artifact in storage.list_artifacts(FOLDER):
+        text = storage.read_file(storage.read_manifest(FOLDER, artifact.name), MANIFEST)
+        environments.append(_parse(text, Path(home) / FOLDER / artifact.name))
+    return tuple(environments)
+
+
+def _parse(text: str | bytes, folder: Path) -> Environment:
+    values = json.loads(text)
     return Environment(
         values["digest"],
         values["name"],
         tuple(values["packages"]),
         frozenset(values["modules"]),
-        str(Path(path).parent / values["site_packages"]),
+        str(folder / values["site_packages"]),
         values["created_at"],
     )
 
 
-def find_environment(home: Path, name: str) -> Environment:
+def find_environment(home: Path, name: str, storage: StorageCache | None = None) -> Environment:
     """Find an environment by name, digest or the first characters of its digest.
 
     Raises ``MissingPackageError`` if there is none.
     """
-    environments = list_environments(home)
+    environments = list_environments(home, storage)
     for environment in environments:
         starts = len(name) >= MIN_DIGEST_CHARACTERS and environment.digest.startswith(name)
         if environment.name == name or starts:
@@ -96,13 +122,24 @@ def choose_environment(sources: Iterable[str], named: str | None, settings: Sett
 
     Of several environments that have what is imported, the one with the fewest packages is chosen.
     ``named`` "" stands for the standard library alone. Raises ``MissingPackageError`` for a name or default
-    that does not exist.
+    that does not exist, ``StorageError`` if the chosen one cannot be downloaded.
     """
+    storage = open_storage(settings)
+    chosen = _choose(sources, named, settings, storage)
+    if chosen is not None and storage is not None:
+        digest = chosen.digest
+        storage.fetch(FOLDER, digest, lambda folder: _verify_download(folder, digest))
+    return chosen
+
+
+def _choose(
+    sources: Iterable[str], named: str | None, settings: Settings, storage: StorageCache | None
+) -> Environment | None:
     if named is not None:
-        return find_environment(settings.home, named) if named else None
+        return find_environment(settings.home, named, storage) if named else None
     default = settings.judge.environment
-    chosen = find_environment(settings.home, default) if default else None
-    environments = list_environments(settings.home)
+    chosen = find_environment(settings.home, default, storage) if default else None
+    environments = list_environments(settings.home, storage)
     if not environments:
         return None
     newest = {item.name: item for item in reversed(environments)}.values()
@@ -129,7 +166,11 @@ def find_imports(source: str) -> frozenset[str]:
 
 
 def create_environment(
-    home: Path, name: str, requirements: Path, on_line: Callable[[str], None] = lambda line: None
+    home: Path,
+    name: str,
+    requirements: Path,
+    on_line: Callable[[str], None] = lambda line: None,
+    storage: StorageCache | None = None,
 ) -> tuple[Environment, bool]:
     """Build an environment from a requirements file of pip; return it, and whether it is new.
 
@@ -149,24 +190,59 @@ def create_environment(
         options = ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
         _run([*pip, *options, "--requirement", str(requirements)], on_line)
         environment = _describe(building, name)
+        target = folder / environment.digest
         existing = next((item for item in list_environments(home) if item.digest == environment.digest), None)
         if existing is not None and existing.name == name:
+            share_environment(target, storage)
             return existing, False
-        target = folder / environment.digest
         _make_readable(building)
         if existing is None:
             building.rename(target)
         _write_manifest(target, environment)
+        share_environment(target, storage)
         return find_environment(home, environment.digest), existing is None
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def delete_environment(home: Path, name: str) -> Environment:
-    """Delete an environment's folder; what was judged in it keeps its digest."""
-    environment = find_environment(home, name)
-    shutil.rmtree(home / FOLDER / environment.digest)
+def delete_environment(home: Path, name: str, storage: StorageCache | None = None) -> Environment:
+    """Delete an environment from the home and the storage; what was judged in it keeps its digest."""
+    environment = find_environment(home, name, storage)
+    if storage is not None:
+        storage.storage.delete(FOLDER, environment.digest)
+        _list_shared.cache_clear()
+    if (folder := home / FOLDER / environment.digest).is_dir():
+        shutil.rmtree(folder)
     return environment
+
+
+def share_environment(folder: Path, storage: StorageCache | None) -> bool:
+    """Publish an environment in the storage; one that has another name there gets this one.
+
+    Returns whether the storage did not have it.
+    """
+    if storage is None:
+        return False
+    is_new = storage.publish(FOLDER, folder.name, folder, list_portable_files(folder))
+    stored = storage.storage.read_manifest(FOLDER, folder.name)
+    if storage.storage.read_file(stored, MANIFEST) != (folder / MANIFEST).read_bytes():
+        storage.replace(FOLDER, folder.name, folder, list_portable_files(folder))
+    _list_shared.cache_clear()
+    return is_new
+
+
+def list_portable_files(folder: Path) -> list[Path]:
+    """List what code can import of an environment, and its manifest, but not its interpreter."""
+    manifest = folder / MANIFEST
+    root = folder / json.loads(manifest.read_text(encoding="utf-8"))["site_packages"]
+    return [path for path in sorted({*root.rglob("*"), manifest}) if path.is_file()]
+
+
+def _verify_download(folder: Path, digest: str) -> None:
+    if (actual := _describe(folder, "download").digest) != digest:
+        raise InputError(
+            f"the environment {digest[:12]} was built for another Python or machine ({actual[:12]} here)"
+        )
 
 
 def _run(command: list[str], on_line: Callable[[str], None]) -> None:

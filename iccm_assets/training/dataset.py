@@ -14,6 +14,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, Literal
@@ -173,10 +174,8 @@ class DatasetStore:
         """
         directory = self._write(dataset)
         if self.storage is not None:
-            self.storage.lease(KIND, dataset.digest)
-            storage = self.storage.storage
-            is_new = storage.publish(KIND, dataset.digest, directory)
-            if not is_new and EXAMPLES_FILE not in storage.read_manifest(KIND, dataset.digest).files:
+            is_new = self.storage.publish(KIND, dataset.digest, directory)
+            if not is_new and not self.has_examples(dataset.digest):
                 remove_tree(directory)
                 raise InputError(f"examples of the training set {dataset.digest} were erased")
         return directory
@@ -192,9 +191,32 @@ class DatasetStore:
             return directory
         digest = directory.name
         try:
+            self.storage.prune(KIND)
             return self.storage.fetch(KIND, digest, lambda staged: _verify_download(staged, digest))
         except (ArtifactNotFoundError, CorruptArtifactError) as error:
             raise InputError(f"training set {digest}: {error.message}") from None
+
+    def list_shared(self) -> dict[str, datetime]:
+        """Return the digests of the training sets in the storage, and when each was published."""
+        artifacts = self.storage.storage.list_artifacts(KIND) if self.storage else []
+        return {artifact.name: artifact.modified for artifact in artifacts}
+
+    def delete(self, digest: str) -> int:
+        """Delete a training set from the storage and from the home; return the bytes that it had there."""
+        if self.storage is not None:
+            self.storage.storage.delete(KIND, digest)
+        size = sum(path.stat().st_size for path in (self.root / digest).rglob("*") if path.is_file())
+        remove_tree(self.root / digest)
+        return size
+
+    def has_examples(self, digest: str) -> bool:
+        """Return whether the storage, or without one the home, has a training set that is not erased."""
+        if self.storage is None:
+            return (self.root / digest / EXAMPLES_FILE).exists()
+        try:
+            return EXAMPLES_FILE in self.storage.storage.read_manifest(KIND, digest).files
+        except ArtifactNotFoundError:
+            return (self.root / digest / EXAMPLES_FILE).exists()
 
     def _write(self, dataset: Dataset) -> Path:
         target = self.root / dataset.digest

@@ -17,7 +17,8 @@ from iccm_assets_tests.factories.commands import Run
 def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """`run("status", "--json")`; a command's exception is raised to the test."""
     names = (
-        "alerts backup config deploy doctor environment evaluate lineage restore retrain status suite verify"
+        "alerts backup config deploy doctor environment evaluate lineage restore retrain status storage suite"
+        " verify"
     )
     app = build_app(*names.split())
     monkeypatch.setenv("COLUMNS", "200")

@@ -17,6 +17,7 @@ from iccm_assets.sandbox.environments import (
     list_environments,
 )
 from iccm_assets.settings import Settings
+from iccm_assets.storage_cache import open_storage
 from iccm_assets.suites.suite_recording import record_suite
 from iccm_assets.suites.suite_runner import get_judge_version, run_suite
 from iccm_assets.suites.suite_strength import measure_suite
@@ -183,3 +184,25 @@ def test_results_of_numpy_are_compared_as_python_values(settings: Settings, tmp_
     suite = parse_suite({"kind": "cases", "cases": [{"call": "f", "args": [1], "expect": [1, 1.5]}]})
     result = run_suite(source, suite, settings)
     assert result.test_pass_rate == 1.0, result.results
+
+
+def test_an_environment_of_another_home_is_chosen_downloaded_and_judged_in(
+    settings: Settings, requirements: Path, tmp_path: Path
+) -> None:
+    first = settings.model_copy(update={"storage": f"memory://{tmp_path.name}/environments-of-homes"})
+    second = first.model_copy(update={"home": tmp_path / "second"})
+    built, _ = create_environment(first.home, "tiny", requirements, storage=open_storage(first))
+    assert list_environments(second.home) == []
+    [listed] = list_environments(second.home, open_storage(second))
+    assert (listed.digest, listed.modules) == (built.digest, built.modules)
+    assert not Path(listed.site_packages).exists()
+    chosen = choose_environment([SOURCE], None, second)
+    assert chosen is not None
+    assert next(Path(chosen.site_packages).glob("tinylib/__init__.py")).read_text() == TWICE
+    assert run_suite(SOURCE, parse_suite(SUITE), second).test_pass_rate == 1.0
+    # Its name may change; the other home follows when its list is a minute old.
+    create_environment(first.home, "renamed", requirements, storage=open_storage(first))
+    assert [item.name for item in list_environments(tmp_path / "third", open_storage(first))] == ["renamed"]
+    # Deleting it in one home deletes it for those that have no copy.
+    delete_environment(first.home, "renamed", open_storage(first))
+    assert list_environments(tmp_path / "third", open_storage(first)) == []
