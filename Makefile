@@ -17,7 +17,7 @@ $(INSTALLED): SHELL := /bin/bash
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	@echo "installing the packages of constraints.txt, 2.5 GB"
+	@echo "installing the packages of constraints.txt, 2.8 GB"
 	@set -o pipefail; $(BIN)/python -u -m pip install --progress-bar off --constraint constraints.txt \
 	    --editable '.[offline,kubernetes,s3,dev]' | while read -r verb name rest; do case $$verb in \
 	    Collecting) echo "  $$((++n)) $${name%%[^-_.A-Za-z0-9]*}" ;; \

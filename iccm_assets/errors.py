@@ -23,6 +23,7 @@ details: ``raise TestSuiteError("case 3: 'expect' and 'raises' exclude each othe
     │   ├── TrainingDivergedError
     │   └── StaleFenceError
     ├── SandboxUnavailableError
+    ├── ComputeError           a job of the Ray cluster failed, or the cluster cannot be reached
     ├── MissingPackageError
     ├── OrchestraError
     ├── AddressError           the address to listen on is in use or does not exist
@@ -147,6 +148,10 @@ class StaleFenceError(TrainingError):
 
 class SandboxUnavailableError(IccmError):
     """A layer of the sandbox is missing; no verdict was given."""
+
+
+class ComputeError(IccmError):
+    """Work on the Ray cluster failed; what was stored before is kept, and nothing was published."""
 
 
 class MissingPackageError(IccmError):

@@ -15,8 +15,10 @@ import re
 import tomllib
 from datetime import date, timedelta
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -573,6 +575,52 @@ class AlertSettings(SettingsGroup):
     )
 
 
+class RaySettings(SettingsGroup):
+    """The Ray cluster that work runs on with `ICCM_COMPUTE=ray`."""
+
+    address: str = Field(
+        "http://127.0.0.1:8265", description="URL of the cluster's dashboard, where jobs are submitted."
+    )
+    num_cpus: float = Field(
+        2.0, gt=0, description="CPUs that a job, or one task of a scoring pass, reserves on a node."
+    )
+    num_gpus: float = Field(0.0, ge=0, description="GPUs that training and evaluation reserve on a node.")
+    memory_gib: float = Field(
+        0.0, ge=0, description="Memory that a job, or one task of a scoring pass, reserves; 0: none."
+    )
+    scoring_tasks: int = Field(
+        0, ge=0, description="Tasks that share one scoring pass; 0: one for each node with CPUs."
+    )
+    python: str = Field(
+        "python", description="Python interpreter on the nodes, with the same release of this package."
+    )
+    node_variables: str = Field(
+        "",
+        description="`ICCM_*` variables that each node sets itself and that are not sent to it, comma"
+        " separated: its own ICCM_HOME, or secrets such as ICCM_DATABASE_URL.",
+    )
+
+    @field_validator("address", mode="after")
+    @classmethod
+    def _check_address(cls, value: str) -> str:
+        if re.fullmatch(r"https?://[^\s/?#@]+/?", value) is None:
+            raise ValueError("must be http://HOST:PORT or https://HOST:PORT, without a path or a password")
+        return value.rstrip("/")
+
+    @field_validator("node_variables", mode="after")
+    @classmethod
+    def _check_names(cls, value: str) -> str:
+        names = [name.strip() for name in value.split(",") if name.strip()]
+        if unknown := [name for name in names if name not in known_variables()]:
+            raise ValueError(f"unknown variable {', '.join(unknown)}")
+        return ",".join(names)
+
+    @property
+    def is_on_this_machine(self) -> bool:
+        """Whether the dashboard listens on a loopback address."""
+        return urlsplit(self.address).hostname in ("127.0.0.1", "::1", "localhost")
+
+
 class Settings(BaseSettings):
     """The settings of the platform; ``iccm config show`` prints them with the source of each value."""
 
@@ -628,7 +676,11 @@ class Settings(BaseSettings):
         "strict", description="`unsafe` runs untrusted code without isolation."
     )
     alert_urls: str = Field("", description="apprise URLs, comma separated.")
-    compute: Literal["local"] = Field("local", description="Where worker processes run.")
+    compute: Literal["local", "ray"] = Field(
+        "local",
+        description="Where training, evaluation, suite recording and scoring run: on this machine, or as jobs"
+        " of the Ray cluster at `ICCM_RAY__ADDRESS`.",
+    )
     first_day: date | None = Field(
         None,
         ge=MIN_FIRST_DAY,
@@ -655,6 +707,7 @@ class Settings(BaseSettings):
     client: ClientSettings = ClientSettings()
     retention: RetentionSettings = RetentionSettings()
     alerts: AlertSettings = AlertSettings()
+    ray: RaySettings = RaySettings()
 
     @field_validator("home", mode="after")
     @classmethod
@@ -699,6 +752,27 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"ICCM_ENDPOINTS__MEMBERS: no member is named {', '.join(unknown)}; the endpoints of"
                 f" ICCM_ORCHESTRA are: {known}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_compute(self) -> Settings:
+        """Reject a cluster that this installation cannot use, or whose nodes cannot reach the database."""
+        if self.compute != "ray":
+            return self
+        if find_spec("dagster_ray") is None or find_spec("ray") is None:
+            raise ValueError(
+                "ICCM_COMPUTE=ray requires packages that are not installed: pip install 'iccm-assets[ray]'"
+            )
+        if self.database_url is None and not self.ray.is_on_this_machine:
+            raise ValueError(
+                "ICCM_COMPUTE=ray requires ICCM_DATABASE_URL: the nodes of the cluster cannot reach the"
+                " embedded server of this machine"
+            )
+        if not self.storage and "ICCM_HOME" in self.ray.node_variables.split(","):
+            raise ValueError(
+                "ICCM_RAY__NODE_VARIABLES names ICCM_HOME, so each node has a home of its own: this requires"
+                " ICCM_STORAGE, by which homes share models"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""Worker processes that exit with the process that started them.
+"""Worker processes under Dagster Pipes, which exit with the process that started them.
 
 Otherwise a trainer or evaluator whose run worker was killed would continue for hours, send heartbeats for its
 training run and keep the machine busy, although its result is not used.
@@ -6,9 +6,12 @@ training run and keep the machine busy, although its result is not used.
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -16,7 +19,7 @@ import psutil
 from iccm_assets.errors import IccmError
 
 if TYPE_CHECKING:
-    from dagster_pipes import PipesContext
+    from dagster_pipes import PipesContext, PipesMessage
 
 PARENT_PID_ENV = "WORKER_STARTED_BY"
 EXIT_STATUS = 75
@@ -46,15 +49,46 @@ def exit_with_parent(interval_seconds: float = CHECK_INTERVAL_SECONDS) -> None:
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
+class LineChannel:
+    """Writes Pipes messages to standard output, each on a line of its own and in one piece.
+
+    The log of a cluster's job is one file for both streams: a progress bar without an end of line, or a write
+    in between, would make a message unreadable, and the result of hours of training would be lost.
+    """
+
+    def write_message(self, message: PipesMessage) -> None:
+        """Write one message, ended lines before and behind it."""
+        sys.stdout.flush()
+        data = f"\n{json.dumps(message)}\n".encode()
+        while data:
+            data = data[os.write(sys.stdout.fileno(), data) :]
+
+
+@contextmanager
+def open_pipes() -> Iterator[PipesContext]:
+    """Open the Pipes session that started this process."""
+    from dagster_pipes import PipesDefaultMessageWriter, open_dagster_pipes
+
+    class MessageWriter(PipesDefaultMessageWriter):
+        @contextmanager
+        def open(self, params: Any) -> Iterator[Any]:
+            if self.STDIO_KEY in params:
+                yield LineChannel()
+            else:
+                with super().open(params) as channel:
+                    yield channel
+
+    with open_dagster_pipes(message_writer=MessageWriter()) as pipes:
+        yield pipes
+
+
 def run_pipes_worker(work: Callable[[PipesContext], dict[str, Any]]) -> int:
     """Run the work of a process under Dagster Pipes; the process exits with its parent.
 
     Reports what ``work`` returns as the message `metadata`, or its ``IccmError`` as `error`.
     """
-    from dagster_pipes import open_dagster_pipes
-
     exit_with_parent()
-    with open_dagster_pipes() as pipes:
+    with open_pipes() as pipes:
         try:
             message = {"metadata": work(pipes)}
         except IccmError as error:

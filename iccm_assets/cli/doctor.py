@@ -73,6 +73,8 @@ def run_checks() -> Iterator[SystemCheck]:
     fix = "Correct ICCM_ORCHESTRA or ICCM_ORCHESTRA_QUORUM."
     yield _run_check("orchestra", _describe_orchestra, settings, fix)
     yield from check_real_traffic(settings)
+    if settings.compute == "ray":
+        yield from check_cluster(settings)
     yield machine_checks.check_browser()
 
 
@@ -237,6 +239,23 @@ def _describe_server(settings: Settings) -> str:
         details = "; ".join(right.detail for right in missing)
         raise DatabaseError(details, hint=" ".join(right.fix for right in missing))
     return f"version {version} with pgvector, schema revision {revision or 'none yet'}"
+
+
+def check_cluster(settings: Settings) -> Iterator[SystemCheck]:
+    """Run `iccm doctor` as a job on a node of the Ray cluster; what it requires and lacks is missing here."""
+    from iccm_assets.defs.ray_workers import run_doctor
+
+    problems: list[SystemCheck] = []
+
+    def describe(settings: Settings) -> str:
+        job, node, report = run_doctor(settings)
+        for check in report["checks"]:
+            if check["required"] and not check["ok"]:
+                problems.append(SystemCheck(**{**check, "name": f"node: {check['name']}"}))
+        return f"{settings.ray.address}, node {node[:8]} ran job {job} with {len(report['checks'])} checks"
+
+    yield _run_check("ray cluster", describe, settings, "Correct ICCM_RAY__ADDRESS, or start the cluster.")
+    yield from problems
 
 
 def _describe_base_model(settings: Settings) -> str:

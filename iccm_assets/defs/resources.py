@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from iccm_assets.defs.pipes_reader import pipes_client
+from iccm_assets.defs.ray_workers import RayWorkers
+from iccm_assets.defs.workers import LocalWorkers, WorkerClient
 from iccm_assets.settings import Settings, get_settings, load_settings
 
 if TYPE_CHECKING:
@@ -60,12 +61,12 @@ class PlatformResource(dg.ConfigurableResource["PlatformResource"]):
         return ModelStore.open(self.settings)
 
 
-# How worker processes are started, by `ICCM_COMPUTE`.
-PIPES_CLIENTS = {"local": pipes_client}
+# Where work runs, by `ICCM_COMPUTE`.
+WORKERS: dict[str, type[WorkerClient]] = {"local": LocalWorkers, "ray": RayWorkers}
 
 
 def defs() -> dg.Definitions:
-    """The resources of the code location: the platform, and the client that starts worker processes."""
+    """The resources of the code location: the platform, and the client that runs its worker modules."""
     return dg.Definitions(
-        resources={"platform": PlatformResource(), "pipes": PIPES_CLIENTS[load_settings().compute]()}
+        resources={"platform": PlatformResource(), "workers": WORKERS[load_settings().compute]()}
     )

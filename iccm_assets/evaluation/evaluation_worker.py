@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,6 +20,7 @@ from iccm_assets.alerts.outbox import raise_alert
 from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now
 from iccm_assets.db.database import connect
+from iccm_assets.db.worker_presence import exit_without_presence
 from iccm_assets.errors import ModelError
 from iccm_assets.evaluation import evaluation_report, paired_evaluation, quality_gate
 from iccm_assets.evaluation.gate_evidence import GateEvidence
@@ -232,6 +234,7 @@ def _update_versions(conn: sa.Connection, outcome: EvaluationOutcome) -> None:
 def _evaluate_request(pipes: PipesContext) -> dict[str, Any]:
     """Evaluate the candidate that the Pipes extras name, with their options, and return the metadata."""
     settings, options = load_settings(), dict(pipes.extras)
+    exit_without_presence(partial(connect, settings))
     candidate = options.pop("candidate")
     return evaluation_report.build_metadata(
         evaluate(connect(settings), candidate, settings, log=pipes.log.info, **options)

@@ -20,6 +20,7 @@ from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now
 from iccm_assets.errors import IccmError, InputError, TrainingError
 from iccm_assets.registry import training_runs, versions
+from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.registry.training_runs import TrainingRun
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.reporting.formatting import snake_case_keys
@@ -179,6 +180,14 @@ def _find_rolled_back(conn: sa.Connection, base: str, dataset: str, settings: Se
         .where(tr.config == settings.training.model_dump(mode="json"))
     )
     return conn.execute(query.limit(1)).scalar_one_or_none()
+
+
+def locate_outcome(store: ModelStore, outcome: TrainingOutcome) -> TrainingOutcome:
+    """Return the outcome with the candidate's directory on this machine; it may be trained on another one.
+
+    Raises ``ModelNotFoundError`` if the candidate is not in the store of this machine.
+    """
+    return outcome.model_copy(update={"path": str(store.get_path(outcome.digest))})
 
 
 def register_candidate(

@@ -66,8 +66,21 @@ def score_live_responses(
     """
     started = time.monotonic()
     deadline = math.inf if time_budget_seconds is None else started + time_budget_seconds
-    report = ScoringReport()
     record_live_suites(engine, settings, deadline=deadline)
+    report = score_live_pages(engine, orchestra, settings, deadline=deadline, progress=progress)
+    return describe_live_pass(engine, report, time.monotonic() - started)
+
+
+def score_live_pages(
+    engine: sa.Engine,
+    orchestra: Orchestra,
+    settings: Settings,
+    *,
+    deadline: float = math.inf,
+    progress: Callable[[int], None] = lambda count: None,
+) -> ScoringReport:
+    """Score unscored answers that have a suite, until there are none or the deadline has passed."""
+    report = ScoringReport()
     while time.monotonic() < deadline:
         # One page at a time: answers that arrived meanwhile and are more urgent are in the next page.
         page = score_rows(
@@ -81,7 +94,11 @@ def score_live_responses(
         report += page
         if page.selected_rows < PAGE_SIZE:
             break
+    return report
+
+
+def describe_live_pass(engine: sa.Engine, report: ScoringReport, seconds: float) -> LiveScoringReport:
+    """Add to the report of a pass what it left, and both arms' metrics."""
     with engine.connect() as conn:
         arms = load_arm_metrics(conn, now(conn) - _METRICS_WINDOW)
-    remaining = count_rows(engine, unscored_live_responses())
-    return LiveScoringReport(report, remaining, time.monotonic() - started, arms)
+    return LiveScoringReport(report, count_rows(engine, unscored_live_responses()), seconds, arms)

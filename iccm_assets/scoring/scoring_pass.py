@@ -12,7 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import date
 from operator import add
 from typing import Any
@@ -75,6 +75,17 @@ class ScoringReport:
 
     def __add__(self, other: ScoringReport) -> ScoringReport:
         return ScoringReport(*map(add, vars(self).values(), vars(other).values()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON values, to pass it between processes; `from_dict` is the inverse."""
+        return {**vars(self), "rates": list(self.rates)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ScoringReport:
+        """The report of these JSON values; what else is among them is ignored."""
+        values = {field.name: values[field.name] for field in fields(cls)}
+        counters = {name: Counter(values[name]) for name in ("answers", "unusable_suites")}
+        return cls(**{**values, "rates": tuple(values["rates"]), **counters})
 
     def counts(self) -> dict[str, int]:
         """Return counts for display, which add up in two ways.

@@ -28,6 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from iccm_assets.atomic_directories import remove_tree
 from iccm_assets.db import database
+from iccm_assets.db.worker_presence import exit_without_presence, is_on_cluster
 from iccm_assets.errors import (
     DatabaseError,
     DatabaseUnreachableError,
@@ -46,7 +47,7 @@ from iccm_assets.settings import get_settings
 from iccm_assets.storage_cache import open_storage_at
 from iccm_assets.training.dataset import Dataset, DatasetStore, read_dataset
 from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome, parse_job, to_reply
-from iccm_assets.worker_process import exit_with_parent
+from iccm_assets.worker_process import exit_with_parent, open_pipes
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -284,6 +285,8 @@ def _run_job(values: Any, progress: Callable[[LossPoint], None]) -> dict[str, An
     """Train the job of these JSON values; return the outcome, or the platform's error, as JSON values."""
     try:
         job = parse_job(values)
+        if is_on_cluster():
+            job = job.move_home(get_settings().home)
         _skip_unused_libraries(job)
         still_current = _make_heartbeat(job.training_run_id, job.fence)
         return to_reply(train(job, progress=progress, still_current=still_current))
@@ -292,9 +295,8 @@ def _run_job(values: Any, progress: Callable[[LossPoint], None]) -> dict[str, An
 
 
 def _reply_to_dagster() -> None:
-    from dagster_pipes import open_dagster_pipes
-
-    with open_dagster_pipes() as pipes:
+    exit_without_presence(database.connect)
+    with open_pipes() as pipes:
         last = -OBSERVATION_INTERVAL_SECONDS
 
         def report(point: LossPoint) -> None:

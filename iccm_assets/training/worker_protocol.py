@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -52,6 +53,16 @@ class TrainingJob(BaseModel):
     def hyperparameters(self) -> dict[str, Any]:
         """The hyperparameters: with a base and a training set, all that determines the weights."""
         return {**self.config.model_dump(mode="json", exclude=OPERATIONAL_FIELDS), "epochs": self.epochs}
+
+    def move_home(self, home: Path) -> TrainingJob:
+        """Return the job as it is on a machine whose home lies at ``home``."""
+
+        def move(path: str) -> str:
+            inside = Path(path).is_relative_to(self.home)
+            return str(home / Path(path).relative_to(self.home)) if inside else path
+
+        moved = {"home": str(home), "base": move(self.base), "dataset": move(self.dataset)}
+        return self.model_copy(update=moved)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dagster._core.test_utils import create_run_for_test
 from iccm_assets.defs import resources
 from iccm_assets.defs.automation.jobs import live_scoring_job
 from iccm_assets.defs.automation.schedules import live_scoring_schedule
+from iccm_assets.defs.workers import LocalWorkers
 from iccm_assets.settings import Settings
 from iccm_assets_tests.factories.scorable_rows import load_model_rows, serve_request
 
@@ -45,7 +46,7 @@ def test_the_job_scores_and_tells_its_story(
     serve_request(engine, settings, "r", "s", text=TEXT)
     result = live_scoring_job.execute_in_process(
         instance=stored_instance,
-        resources={"platform": platform},
+        resources={"platform": platform, "workers": LocalWorkers()},
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
     )
     assert result.success

@@ -46,7 +46,7 @@ def test_production_is_measured_in_a_process_of_its_own_and_stored(
     settings = get_settings()
     assert len(load_canary_set(settings.canary_set).items) == ITEMS
     ensure_production(engine, ModelStore(settings.home), settings)
-    resources = {"platform": platform, "pipes": dg.PipesSubprocessClient()}
+    resources = {"platform": platform}
     done = dg.materialize([production_quality], instance=instance, resources=resources)
     assert done.success
     with engine.connect() as conn:

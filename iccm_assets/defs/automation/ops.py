@@ -1,5 +1,6 @@
 """Ops of the jobs that are not made of assets: live scoring and maintenance."""
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -7,45 +8,43 @@ import dagster as dg
 
 from iccm_assets.defs.metadata import table_metadata
 from iccm_assets.defs.resources import PlatformResource
+from iccm_assets.defs.workers import WorkerClient
 
 if TYPE_CHECKING:
     from iccm_assets.reporting.arm_metrics import ArmMetrics
 
 
 @dg.op(tags={"kind": "python"}, out=dg.Out(dg.Nothing))
-def score_live_responses(context: dg.OpExecutionContext, platform: PlatformResource) -> None:
+def score_live_responses(
+    context: dg.OpExecutionContext, platform: PlatformResource, workers: dg.ResourceParam[WorkerClient]
+) -> dg.Output[None]:
     """Score gateway responses that came with tests and have no score yet, rollout evidence first."""
     from iccm_assets.reporting.formatting import snake_case_keys
-    from iccm_assets.scoring.live_scoring import score_live_responses
+    from iccm_assets.scoring.live_scoring import describe_live_pass
+    from iccm_assets.scoring.scoring_pass import ScoringReport
     from iccm_assets.scoring.scoring_queue import count_rows, unscored_live_responses
 
-    total, scored = count_rows(platform.engine, unscored_live_responses()), 0
-
-    def progress(count: int) -> None:
-        nonlocal scored
-        scored += count
-        context.log.info(f"scored {scored} of {max(scored, total)} responses")
-
-    report = score_live_responses(
-        platform.engine,
-        platform.orchestra,
-        platform.settings,
-        time_budget_seconds=platform.settings.scoring.time_budget_seconds,
-        progress=progress,
-    )
+    started = time.monotonic()
+    context.log.info(f"{count_rows(platform.engine, unscored_live_responses())} responses wait for a score")
+    request = {"live_seconds": platform.settings.scoring.time_budget_seconds}
+    values = workers.perform(context, platform, "iccm_assets.scoring.scoring_worker", request)
+    scored = ScoringReport.from_dict(values)
+    report = describe_live_pass(platform.engine, scored, time.monotonic() - started)
     for line in (report.summary(), *(arm.summary() for arm in report.arms)):
         context.log.info(line)
     if report.arms:
         # Numbers of observations become plots over time on the asset's page.
         context.log_event(dg.AssetObservation("deployed_model_version", metadata=_arm_metrics(report.arms)))
-    context.add_output_metadata(
-        {
+    # Said explicitly: a step that waited for a job of a cluster has no implied output.
+    return dg.Output(
+        None,
+        metadata={
             **report.scored.counts(),
             **snake_case_keys(report.scored.unusable_suites, "suites"),
             "pending": report.remaining,
             "seconds": report.seconds,
             "arms": table_metadata([arm.to_dict() for arm in report.arms]),
-        }
+        },
     )
 
 

@@ -1,6 +1,5 @@
 """The canary set, and the evaluation of a candidate against production."""
 
-import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -17,7 +16,7 @@ from iccm_assets.defs.metadata import (
 )
 from iccm_assets.defs.partitions import OWNERS, weekly_freshness
 from iccm_assets.defs.resources import PlatformResource
-from iccm_assets.worker_process import parent_env
+from iccm_assets.defs.workers import WorkerClient
 
 QUALITY_GATE = "quality_gate"
 NO_MISSING_ITEMS = "no_missing_items"
@@ -77,7 +76,7 @@ def canary_evaluation(
     context: dg.AssetExecutionContext,
     config: EvaluationConfig,
     platform: PlatformResource,
-    pipes: dg.PipesSubprocessClient,
+    workers: dg.ResourceParam[WorkerClient],
 ) -> dg.MaterializeResult[None]:
     """Candidate and production, measured on the same items by running code, and the verdict of the gate.
 
@@ -90,18 +89,18 @@ def canary_evaluation(
     claimed = pipeline.get_claimed_run(platform.engine, context.run.run_id)
     candidate = resolve_candidate(platform.engine, context.run.run_id, config.version)
     with pipeline.record_failure(platform.engine, claimed) if claimed else nullcontext():
-        worker = pipes.run(
-            context=context,
-            command=[sys.executable, "-m", "iccm_assets.evaluation.evaluation_worker"],
-            env=parent_env(),
-            extras={
+        messages = workers.run(
+            context,
+            platform,
+            "iccm_assets.evaluation.evaluation_worker",
+            {
                 "candidate": candidate,
                 "emergency": bool(claimed and claimed.emergency),
                 "training_run_id": claimed.id if claimed else None,
                 "dagster_run_id": context.run.run_id,
             },
         )
-        metadata = worker_metadata(worker.get_custom_messages())
+        metadata = worker_metadata(messages)
         if claimed:
             pipeline.record_verdict(platform.engine, claimed, candidate)
     return dg.MaterializeResult(metadata=with_markdown(metadata))

@@ -1,6 +1,7 @@
 """Recorded test suites, and reconstruction tests, of the day's requirements."""
 
 from collections import Counter
+from datetime import date
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -18,6 +19,7 @@ from iccm_assets.defs.column_schemas import (
 from iccm_assets.defs.metadata import table_metadata
 from iccm_assets.defs.partitions import OWNERS, daily_partitions, partition_date_range, single_run_backfill
 from iccm_assets.defs.resources import PlatformResource
+from iccm_assets.defs.workers import WorkerClient
 
 if TYPE_CHECKING:
     from iccm_assets.scoring.checks import DailyScores
@@ -37,29 +39,30 @@ if TYPE_CHECKING:
     ),
     metadata={"dagster/table_name": "iccm.test_suites", **column_schema(TEST_SUITES)},
 )
-def test_suites(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult[None]:
+def test_suites(
+    context: dg.AssetExecutionContext, platform: PlatformResource, workers: dg.ResourceParam[WorkerClient]
+) -> dg.MaterializeResult[None]:
     """Test suites for the day's code that came without tests, recorded from the code itself.
 
     The code runs in the sandbox on generated inputs, and its answers become the expectations. Each suite is
     measured; only a usable one is evidence. Sources are recorded once: a stopped run is resumed.
     """
     from iccm_assets.reporting.formatting import snake_case_keys
-    from iccm_assets.scoring.suite_recordings import load_daily_suites, record_missing_suites
+    from iccm_assets.scoring.suite_recordings import load_daily_suites
 
     days = partition_date_range(context)
-    report = record_missing_suites(
-        platform.engine,
-        platform.settings,
-        days=days,
-        progress=lambda count: context.log.info(f"recorded {count} sources"),
-    )
+    counts = workers.perform(context, platform, "iccm_assets.scoring.recording_worker", _request(days))
     with platform.engine.connect() as conn:
         suites = load_daily_suites(conn, *days)
     for key in sorted(suites):
         context.add_asset_metadata(_suite_metadata(suites[key]), partition_key=key)
     return dg.MaterializeResult(
-        metadata={**snake_case_keys(report.counts(), "run"), **column_lineage(TEST_SUITES_FROM)}
+        metadata={**snake_case_keys(counts, "run"), **column_lineage(TEST_SUITES_FROM)}
     )
+
+
+def _request(days: tuple[date, date]) -> dict[str, object]:
+    return {"days": [day.isoformat() for day in days]}
 
 
 def _suite_metadata(day: "DailySuites") -> dict[str, object]:
@@ -95,7 +98,7 @@ def _suite_metadata(day: "DailySuites") -> dict[str, object]:
     metadata={"dagster/table_name": "iccm.reconstructions", **column_schema(RECONSTRUCTIONS)},
 )
 def reconstructions(
-    context: dg.AssetExecutionContext, platform: PlatformResource
+    context: dg.AssetExecutionContext, platform: PlatformResource, workers: dg.ResourceParam[WorkerClient]
 ) -> dg.MaterializeResult[None]:
     """Re-implementations of the day's code from its requirements alone, with their test verdicts.
 
@@ -103,20 +106,14 @@ def reconstructions(
     each reconstruction in the sandbox. Only texts without a score are scored: a stopped run is resumed.
     """
     from iccm_assets.reporting.formatting import snake_case_keys
-    from iccm_assets.scoring.scoring_pass import score_unscored
+    from iccm_assets.scoring.scoring_pass import ScoringReport
     from iccm_assets.scoring.scoring_queue import count_rows, unscored_requirements
 
     days = partition_date_range(context)
-    total, scored = count_rows(platform.engine, unscored_requirements(days)), 0
-
-    def progress(count: int) -> None:
-        nonlocal scored
-        scored += count
-        context.log.info(f"scored {scored} of {total} requirements texts")
-
-    report = score_unscored(
-        platform.engine, platform.orchestra, platform.settings, days=days, progress=progress
-    )
+    total = count_rows(platform.engine, unscored_requirements(days))
+    context.log.info(f"{total} requirements texts wait for a score")
+    values = workers.perform(context, platform, "iccm_assets.scoring.scoring_worker", _request(days))
+    report = ScoringReport.from_dict(values)
     report_daily_arrivals(context, platform, days[1])
     _add_day_metadata(context, platform)
     return dg.MaterializeResult(

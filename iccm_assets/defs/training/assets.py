@@ -1,6 +1,5 @@
 """The base model, and the candidate fine-tuned on production conversations."""
 
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -11,8 +10,7 @@ from iccm_assets.defs.code_versions import code_version
 from iccm_assets.defs.metadata import table_metadata, with_markdown
 from iccm_assets.defs.partitions import OWNERS, weekly_freshness
 from iccm_assets.defs.resources import PlatformResource
-from iccm_assets.defs.training.training_progress import with_progress
-from iccm_assets.worker_process import parent_env
+from iccm_assets.defs.workers import WorkerClient
 
 if TYPE_CHECKING:
     from iccm_assets.registry.versions import ModelVersion
@@ -64,12 +62,12 @@ def fine_tuned_checkpoint(
     context: dg.AssetExecutionContext,
     config: RetrainConfig,
     platform: PlatformResource,
-    pipes: dg.PipesSubprocessClient,
+    workers: dg.ResourceParam[WorkerClient],
 ) -> Iterator[dg.MaterializeResult[None]]:
     """A candidate: the production model fine-tuned on selected pool examples and rehearsal examples.
 
-    A separate process trains it; it is published under the digest of its content. With fewer examples than
-    the minimum nothing trains and the run ends here, without an output.
+    A separate process trains it, here or on a cluster; it is published under the digest of its content. With
+    fewer examples than the minimum nothing trains and the run ends here, without an output.
     """
     from iccm_assets.reporting.formatting import markdown_image
     from iccm_assets.reporting.plots import plot_loss_curve
@@ -85,13 +83,14 @@ def fine_tuned_checkpoint(
         context.log.info(plan.reason)
         if isinstance(plan, pipeline.SkippedRun):
             return
-        worker = with_progress(pipes, context).run(
-            context=context,
-            command=[sys.executable, "-m", "iccm_assets.training.trainer_worker"],
-            env=parent_env(),
-            extras={"job": plan.job.model_dump(mode="json")},
+        messages = workers.run(
+            context,
+            platform,
+            "iccm_assets.training.trainer_worker",
+            {"job": plan.job.model_dump(mode="json")},
+            observe_progress=True,
         )
-        outcome = parse_reply(worker.get_custom_messages())
+        outcome = pipeline.locate_outcome(platform.model_store, parse_reply(messages))
         candidate = pipeline.register_candidate(platform.engine, claimed, plan, outcome)
     yield dg.MaterializeResult(
         metadata={

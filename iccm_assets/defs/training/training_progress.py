@@ -29,8 +29,12 @@ class ProgressMessageReader(LineBufferedMessageReader):
         self._context = context
 
     def read_messages(self, handler: PipesMessageHandler) -> _GeneratorContextManager[PipesParams]:
-        progress = cast("PipesMessageHandler", _ProgressHandler(handler, self._context))
-        return super().read_messages(progress)
+        return super().read_messages(observe_progress(handler, self._context))
+
+
+def observe_progress(handler: PipesMessageHandler, context: dg.AssetExecutionContext) -> PipesMessageHandler:
+    """A message handler that logs the progress points, and passes every other message on to this one."""
+    return cast("PipesMessageHandler", _ProgressHandler(handler, context))
 
 
 class _ProgressHandler:
