@@ -49,7 +49,7 @@ class ArtifactFile(BaseModel):
 
     model_config = _STRICT
 
-    sha256: str = Field(pattern="[0-9a-f]{64}")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
     size: int = Field(ge=0)
     mode: int = Field(0o444, ge=0, le=0o777)
 
