@@ -393,7 +393,7 @@ def sweep(
 def test_no_reader_sees_a_part_whatever_of_over_200_faults_hits_publishers_and_readers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    faults, outcomes = sweep(tmp_path, monkeypatch, range(16), rounds=8)
+    faults, outcomes = sweep(tmp_path, monkeypatch, range(24), rounds=8)
     assert faults.total() >= 200
     steps = {fault.partition(":")[0] for fault in faults}
     assert steps == {"put", "pipe_file", "get", "cat_file"}
