@@ -289,6 +289,7 @@ def test_without_credentials_or_a_server_the_error_says_so(
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     with pytest.raises(StorageError, match=r"127\.0\.0\.1:9"):
         ObjectStorage("s3://bucket/x").check()
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
 
-from iccm_assets.db.worker_presence import hold_presence
 from iccm_assets.defs.training.training_progress import observe_progress as observe
 from iccm_assets.defs.workers import Context, WorkerClient
 from iccm_assets.errors import ComputeError, IccmError, first_line
@@ -77,6 +76,8 @@ class RayWorkers(WorkerClient):
         observe_progress: bool = False,
         gpus: float = 0.0,
     ) -> Sequence[Any]:
+        from iccm_assets.db.worker_presence import hold_presence  # imports SQLAlchemy
+
         settings = platform.settings
         with hold_presence(platform.engine) as presence:
             environment = {**node_environment(settings), **presence}

@@ -21,6 +21,8 @@ URL = "postgresql://u:p@db/iccm"
 def ray_settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("ICCM_")]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("ICCM_COMPUTE", "ray")
     monkeypatch.setenv("ICCM_DATABASE_URL", URL)
     monkeypatch.setenv("ICCM_DAGSTER_DATABASE_URL", URL)

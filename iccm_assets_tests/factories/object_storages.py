@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import fsspec
+
 BUCKET = "iccm-tests"
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "tests",
@@ -25,6 +27,8 @@ def s3_server() -> Iterator[dict[str, str]]:
     import boto3
     from moto.server import ThreadedMotoServer
 
+    # Whatever server an earlier test named, its connections are not used for this one.
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
