@@ -153,17 +153,17 @@ def _run(
                     f"the retrain of week {number} failed: {retrain.error}",
                     hint=f"See the log of Dagster run {retrain.run_id}.",
                 )
-        # A rollback leaves most of the machine idle: it needs so many sessions an hour of the clock.
+        # A rollback leaves most of the machine idle: it needs so many sessions an hour of the clock. The
+        # measurement asks the gateway, which this block ends.
         quality = BackgroundWork("production quality", lambda: _measure_quality(Console(quiet=True)))
         if with_rollout and results[0].is_measured:
             rollouts = rollout_scenario.run_scenario(
                 engine, settings, url, token, seed, results[0], before_rollback=quality.start
             )
-    print_headline("Production quality")
+            quality.finish()
     if rollouts is None:
+        print_headline("Production quality")
         _measure_quality(err)
-    else:
-        quality.finish()
     report_to_dagster(settings, engine)
     _report(engine, settings, results, retrain, rollouts, time.monotonic() - started, as_json)
 
