@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from iccm_assets.errors import IccmError
 from iccm_assets.gateway.batching import BackendResponse, DynamicBatcher
+from iccm_assets.monitoring import serving_path
 from iccm_assets.monitoring.serving_path import open_serving_path
 from iccm_assets.registry import versions
 from iccm_assets.settings import load_settings
@@ -122,3 +123,22 @@ def test_a_token_is_sent_where_one_is_required(fresh, tmp_path) -> None:
             pytest.raises(IccmError, match="HTTP 401"),
         ):
             path([SOURCE])
+
+
+def test_a_measurement_ends_soon_after_its_gateways(monkeypatch):
+    """The patience is for all sources together: with 40 of them and 0.3 s each it would take 3 s."""
+    monkeypatch.setattr(serving_path, "PROBE_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(serving_path, "RETRY_INTERVAL_SECONDS", 0.05)
+    asked = []
+
+    def refuse(request):
+        asked.append(request)
+        return httpx2.Response(503)
+
+    client = httpx2.AsyncClient(transport=httpx2.MockTransport(refuse))
+    monkeypatch.setattr(serving_path.httpx2, "AsyncClient", lambda **_: client)
+    path = serving_path.HttpServingPath(["http://gateway"], "v1", load_settings(home="/nowhere"))
+    results = path([f"{SOURCE}#{number}" for number in range(40)])
+    assert {(result.text, result.error) for result in results} == {(None, "HTTP 503")}
+    # The first four are asked until the time is up, every other source once.
+    assert 40 <= len(asked) <= 40 + 4 * (0.3 / 0.05 + 1)
