@@ -129,10 +129,10 @@ def test_a_measurement_ends_soon_after_its_gateways(monkeypatch):
     """The patience is for all sources together: with 40 of them and 0.3 s each it would take 3 s."""
     monkeypatch.setattr(serving_path, "PROBE_TIMEOUT_SECONDS", 0.3)
     monkeypatch.setattr(serving_path, "RETRY_INTERVAL_SECONDS", 0.05)
-    asked = []
+    requests = []
 
     def refuse(request):
-        asked.append(request)
+        requests.append(request)
         return httpx2.Response(503)
 
     client = httpx2.AsyncClient(transport=httpx2.MockTransport(refuse))
@@ -140,5 +140,5 @@ def test_a_measurement_ends_soon_after_its_gateways(monkeypatch):
     path = serving_path.HttpServingPath(["http://gateway"], "v1", load_settings(home="/nowhere"))
     results = path([f"{SOURCE}#{number}" for number in range(40)])
     assert {(result.text, result.error) for result in results} == {(None, "HTTP 503")}
-    # The first four are asked until the time is up, every other source once.
-    assert 40 <= len(asked) <= 40 + 4 * (0.3 / 0.05 + 1)
+    # The first four are requests until the time is up, every other source once.
+    assert 40 <= len(requests) <= 40 + 4 * (0.3 / 0.05 + 1)
