@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -30,7 +30,7 @@ from iccm_assets.governance.physical_erasure import erase_from_files
 from iccm_assets.governance.restore import erase_recorded, restore_backup, verify_backup
 from iccm_assets.registry.manifest import MANIFEST_FILE, Manifest, describe_files
 from iccm_assets.rollout.watermark import Watermark
-from iccm_assets.settings import Settings, get_settings, load_settings
+from iccm_assets.settings import Settings
 from iccm_assets.training.dataset import DATASET_MANIFEST_FILE, EXAMPLES_FILE
 from iccm_assets_tests.factories.erasure_worlds import (
     EMBEDDER,
@@ -38,29 +38,10 @@ from iccm_assets_tests.factories.erasure_worlds import (
     learn,
     marker,
     populated,
-    small_world,
     traces,
 )
 
 COUNTED_XID, UNCOUNTED_XID = 900_000_000, 900_000_001
-
-
-@pytest.fixture
-def platform(
-    new_database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[World]:
-    """A platform whose rows name models relative to its home."""
-    monkeypatch.setenv("ICCM_HOME", str(tmp_path / "home"))
-    get_settings.cache_clear()
-    with small_world(tmp_path / "home", new_database()) as made:
-        yield made
-    get_settings.cache_clear()
-
-
-@pytest.fixture
-def empty(new_database: Callable[..., str], tmp_path: Path) -> Settings:
-    """The settings of a platform that has nothing yet."""
-    return load_settings(home=tmp_path / "elsewhere" / "home", database_url=new_database(empty=True))
 
 
 def publish_model(home: Path, weights: bytes) -> Path:

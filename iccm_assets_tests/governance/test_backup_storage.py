@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,14 +22,13 @@ from iccm_assets.governance.restore import erase_recorded, restore_backup, verif
 from iccm_assets.object_storage import ObjectStorage, open_url
 from iccm_assets.registry.manifest import MANIFEST_FILE, Manifest, describe_files
 from iccm_assets.registry.model_store import ModelStore
-from iccm_assets.settings import Settings, get_settings, load_settings
+from iccm_assets.settings import Settings, load_settings
 from iccm_assets_tests.factories.erasure_worlds import (
     EMBEDDER,
     World,
     learn,
     marker,
     populated,
-    small_world,
     traces,
 )
 from iccm_assets_tests.factories.object_storages import BUCKET, read_tree, s3_server
@@ -46,22 +45,6 @@ def backups(server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name, value in server.items():
         monkeypatch.setenv(name, value)
     return f"s3://{BUCKET}/{tmp_path.name}/backups"
-
-
-@pytest.fixture
-def platform(
-    new_database: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[World]:
-    monkeypatch.setenv("ICCM_HOME", str(tmp_path / "home"))
-    get_settings.cache_clear()
-    with small_world(tmp_path / "home", new_database()) as made:
-        yield made
-    get_settings.cache_clear()
-
-
-@pytest.fixture
-def empty(new_database: Callable[..., str], tmp_path: Path) -> Settings:
-    return load_settings(home=tmp_path / "elsewhere" / "home", database_url=new_database(empty=True))
 
 
 def publish_model(home: Path, weights: bytes, storage: str = "") -> Path:
