@@ -11,6 +11,7 @@ import pytest
 from scipy.special import betainc
 
 from iccm_assets.errors import InputError
+from iccm_assets.evaluation import confidence_bounds
 from iccm_assets.evaluation.confidence_bounds import (
     confidence_above,
     confidence_of_harm,
@@ -201,6 +202,21 @@ def test_the_loss_that_can_be_shown_is_the_smallest_that_fails(rates):
 def test_the_loss_that_can_be_shown_depends_on_the_items(rates, loss):
     loss_shown = find_detectable_loss((*BETTER, *items([(rate, rate) for rate in rates], "s")), "s", GATE)
     assert loss_shown == (None if loss is None else pytest.approx(loss))
+
+
+@pytest.mark.parametrize(("confidence", "is_lost"), [(0.95, True), (0.949999, False)])
+def test_a_slice_is_lost_from_the_required_confidence_on(monkeypatch, confidence, is_lost):
+    """One slice of enough items is judged, so that 0.95 is required."""
+    monkeypatch.setattr(confidence_bounds, "confidence_of_loss", lambda losses, samples: confidence)
+    slice_ = items([(0.0, 1.0)] * 4 + [(1.0, 1.0)] * 36, "s")
+    assert gate(slice_).rule("forgetting").outcome == ("fail" if is_lost else "pass")
+    assert find_detectable_loss(slice_, "s", GATE) == (3 / 40 if is_lost else None)
+
+
+def test_a_slice_is_mastered_from_a_pass_rate_of_080_on():
+    for solved, masters in ((32, 1.0), (31, 0.0)):
+        slice_ = items([(1.0, 1.0)] * solved + [(0.0, 0.0)] * (40 - solved), "s")
+        assert gate(slice_).rule("pooled_forgetting").numbers["slices"] == masters
 
 
 @pytest.mark.parametrize(("lost", "outcome"), [(18, "pass"), (19, "fail")])
