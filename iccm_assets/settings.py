@@ -183,8 +183,10 @@ class SelectionSettings(SettingsGroup):
 class TrainingSettings(SettingsGroup):
     """Training of a candidate."""
 
-    method: Literal["full", "lora"] = Field(
-        "full", description="Train all weights, or low-rank adapters that are merged at the end."
+    method: Literal["auto", "full", "lora"] = Field(
+        "auto",
+        description="`full`: train all weights and publish a whole model. `lora`: train a low-rank adapter "
+        "of a frozen base and publish the adapter alone. `auto`: `lora` above a billion weights, else `full`.",
     )
     learning_rate: float = Field(1e-6, gt=0, le=1, description="Peak learning rate of AdamW.")
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
@@ -213,7 +215,8 @@ class TrainingSettings(SettingsGroup):
         1.0,
         gt=0,
         le=1,
-        description="Weight of the trained weights in the average with production's; 1: no averaging.",
+        description="Weight of the trained weights in the average with production's; 1: no averaging, the "
+        "only value for adapters.",
     )
     max_source_tokens: int = Field(2048, ge=8, description="Maximum tokens of an input.")
     max_target_tokens: int = Field(1024, ge=8, description="Maximum tokens of a target.")
@@ -223,8 +226,12 @@ class TrainingSettings(SettingsGroup):
     threads: int = Field(
         2, ge=1, description="torch threads; stored in the manifest, since floating-point sums depend on it."
     )
-    lora_r: int = Field(16, ge=1, description="Rank of the adapters.")
-    lora_alpha: int = Field(32, ge=1, description="Scaling of the adapters.")
+    lora_r: int = Field(
+        16, ge=1, description="Rank of the adapters; cannot change while an adapter is trained on."
+    )
+    lora_alpha: int = Field(
+        32, ge=1, description="Scaling of the adapters; cannot change while an adapter is trained on."
+    )
     max_runtime_seconds: int = Field(
         12 * 3600, ge=60, description="Maximum runtime of a retrain run; Dagster terminates it afterwards."
     )

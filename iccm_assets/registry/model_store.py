@@ -276,9 +276,9 @@ class ModelStore:
                 hint="Merge it with merge_and_unload() and save_pretrained(), and use the result.",
             )
         if manifest is not None and manifest.base_digest is not None:
-            base = self.locate_base(source)
-            if base.parent.absolute() != self.root.absolute():
-                self.import_model(str(base))
+            base_directory = self.locate_base(source)
+            if base_directory.parent.absolute() != self.root.absolute():
+                self.import_model(str(base_directory))
         if source.parent == self.root.absolute() and manifest is not None:
             self._share(manifest.digest, source)
             return StoredModel(manifest.digest, source, manifest)
@@ -360,9 +360,10 @@ def _verify_digest(directory: Path, digest: str) -> None:
         raise CorruptCheckpointError(f"the storage has {actual[:12]} under the digest {digest[:12]}")
 
 
-def training_provenance() -> dict[str, str]:
+def training_provenance(method: str = "full") -> dict[str, str]:
     """Return the versions of what determines the weights, for ``Manifest.code``."""
-    names = ("iccm-assets", "torch", "transformers", "accelerate", "safetensors")
+    names = ["iccm-assets", "torch", "transformers", "accelerate", "safetensors"]
+    names += ["peft"] if method == "lora" else []
     return {"training procedure": TRAINING_PROCEDURE, **{name: version(name) for name in names}}
 
 

@@ -14,8 +14,8 @@ from iccm_assets.check_result import CheckResult, sample_ids
 from iccm_assets.errors import CorruptCheckpointError, ModelNotFoundError
 from iccm_assets.registry import versions
 from iccm_assets.registry.base_difference import find_base_difference
-from iccm_assets.registry.manifest import read_manifest, verify
-from iccm_assets.registry.model_store import fetch_model
+from iccm_assets.registry.manifest import read_manifest
+from iccm_assets.registry.model_store import fetch_model, verify_model
 from iccm_assets.settings import Settings
 
 # Training at a rate of 1e-6 changes little; a larger relative change is another model.
@@ -115,7 +115,7 @@ def check_files(path: str) -> IntegrityResult:
     try:
         directory = fetch_model(path)
         hashed = read_manifest(directory).size <= MAX_HASHED_BYTES
-        verify(directory, hash_files=hashed)
+        verify_model(directory, hash_files=hashed)
     except (CorruptCheckpointError, ModelNotFoundError) as error:
         return IntegrityResult(error.detail, False)
     return IntegrityResult("", hashed)
