@@ -29,7 +29,7 @@ def load_transformers_backend(version: ModelLocation, settings: Settings) -> Bac
     store = ModelStore.open(settings)
     directory = fetch_model(settings.home / version.path, settings)
     try:
-        loaded = generation.load_model(directory, device=limits.device or None)
+        loaded = generation.load_model(directory, device=limits.device or None, shared=True)
         version.check_digest(loaded.digest)
     except BaseException:
         store.release(directory.name)
