@@ -186,7 +186,8 @@ class TrainingSettings(SettingsGroup):
     method: Literal["auto", "full", "lora"] = Field(
         "auto",
         description="`full`: train all weights and publish a whole model. `lora`: train a low-rank adapter "
-        "of a frozen base and publish the adapter alone. `auto`: `lora` above a billion weights, else `full`.",
+        "of a frozen base and publish the adapter alone. `auto`: `lora` above 1 billion weights, "
+        "else `full`.",
     )
     learning_rate: float = Field(1e-6, gt=0, le=1, description="Peak learning rate of AdamW.")
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
