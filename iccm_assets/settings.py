@@ -240,6 +240,15 @@ class TrainingSettings(SettingsGroup):
         900, ge=10, description="A running attempt without a heartbeat for this long is stalled."
     )
 
+    @model_validator(mode="after")
+    def _check_consistency(self) -> TrainingSettings:
+        if self.method == "lora" and self.weight_averaging_alpha != 1.0:
+            raise ValueError(
+                f"weight_averaging_alpha of {self.weight_averaging_alpha:g} needs method=full: the average of"
+                f" two adapters of rank {self.lora_r} has rank {2 * self.lora_r}, no adapter is equal to it"
+            )
+        return self
+
 
 class PromptSettings(SettingsGroup):
     """The prompt of a base model that is imported; its manifest keeps it for all its descendants."""

@@ -145,6 +145,8 @@ def _read_erased_from_snapshot(datasets: DatasetStore, manifest: Manifest) -> li
 
 def _find_missing_input(models: ModelStore, datasets: DatasetStore, manifest: Manifest) -> str | None:
     """Return which input of the training is missing or changed; None if all are intact."""
+    if manifest.config.get("method") == "lora" and manifest.base_digest is None:
+        return "it was published merged by an earlier version of the platform, which now publishes adapters"
     try:
         datasets.load(manifest.dataset_digest or "")
         models.verify(manifest.parent_digest or "")
