@@ -140,11 +140,10 @@ def _keep_bases(
     """Keep the base of every adapter that is kept; an adapter has no weights of its base."""
     kept = {decision.name for decision in decisions if not decision.delete}
     needed = {model.base: model.digest for model in models if model.base and model.digest in kept}
+    reasons = {base: f"it is the base of the adapter {adapter[:12]}" for base, adapter in needed.items()}
     return [
-        replace(
-            decision, delete=False, reason=f"the adapter {needed[decision.name][:12]} needs it as its base"
-        )
-        if decision.delete and decision.name in needed
+        replace(decision, delete=False, reason=reasons[decision.name])
+        if decision.delete and decision.name in reasons
         else decision
         for decision in decisions
     ]

@@ -386,8 +386,8 @@ def _read_base_digest_of_any(directory: Path) -> str | None:
         return read_manifest(directory).base_digest
     except ModelError:
         try:
-            name = json.loads((directory / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
-            return str(name["base_model_name_or_path"])
+            config = json.loads((directory / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
+            return str(config["base_model_name_or_path"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.warning("%s is damaged, and its base unknown (%s)", directory, first_line(error))
             return None
