@@ -202,6 +202,7 @@ def register_candidate(
             "weight_change": vars(outcome.weight_change),
             "counts": dict(outcome.counts),
             "method": outcome.method,
+            "base_digest": outcome.base_digest,
         }
     }
     with engine.begin() as conn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -269,3 +270,18 @@ def test_an_adapter_without_its_base_is_not_trained_on(tmp_path: Path) -> None:
     Path(job.base).rename(tmp_path / "elsewhere")
     with pytest.raises(ModelNotFoundError, match=f"the base {Path(job.base).name[:12]} of the adapter"):
         train(after(job, adapter.path, "2"))
+
+
+def test_a_version_that_an_earlier_release_published_merged_cannot_be_compared_and_says_so(
+    platform: TrainingPlatform,
+) -> None:
+    store = ModelStore(platform.settings.home)
+    job = lora_job(platform.settings.home)
+    version = platform.version(job)
+    manifest = read_manifest(Path(version.path))
+    staging = store.create_staging("old", 1, 1)
+    merge_adapter(Path(version.path), Path(job.base), device="cpu").model.save_pretrained(staging)
+    merged = store.publish(staging, manifest.model_copy(update={"base_digest": None}))
+    old = replace(version, digest=merged.digest, path=str(merged.path))
+    report = platform.verify(old)
+    assert report.outcome == "impossible" and "published merged by an earlier version" in report.reason
