@@ -492,7 +492,12 @@ class GatewaySettings(SettingsGroup):
     openai_urls: dict[str, str] = Field(
         {},
         description="JSON: version -> http://host:port/v1#model; the key * is the default, and {version}"
-        " stands for the name of the version.",
+        " stands for the name of the version. The server of adapters may stand under their base's digest.",
+    )
+    openai_models_path: str = Field(
+        "",
+        description="Directory at which model servers see `models` of the home, to load adapters from; empty:"
+        " at the same path.",
     )
     tokens: str = Field(
         "", description="Bearer tokens, comma separated, at least 16 characters each; required off loopback."
