@@ -9,6 +9,8 @@ made, is stored in the database only.
 from __future__ import annotations
 
 import errno
+import json
+import logging
 import os
 import shutil
 import tempfile
@@ -31,9 +33,12 @@ from iccm_assets.errors import (
     CorruptCheckpointError,
     ModelError,
     ModelNotFoundError,
+    OperationNotAllowedError,
     StaleFenceError,
+    first_line,
 )
 from iccm_assets.registry.hub import (
+    ADAPTER_CONFIG_FILE,
     PICKLE_SUFFIXES,
     check_loadable,
     has_manifest,
@@ -52,6 +57,8 @@ from iccm_assets.registry.manifest import (
 )
 from iccm_assets.settings import Settings, get_settings
 from iccm_assets.storage_cache import StorageCache, open_storage
+
+log = logging.getLogger(__name__)
 
 KIND = "models"
 STAGING_LIFETIME_SECONDS = 24 * 3600.0
@@ -190,8 +197,36 @@ class ModelStore:
             path.write_bytes(self.storage.storage.read_file(stored, MANIFEST_FILE))
             return read_manifest(path.parent)
 
+    def list_bases(self) -> dict[str, str]:
+        """Return the digest of the base of each adapter in the home and in the storage, by its own digest.
+
+        Raises ``StorageError`` if the storage cannot be read: a base that nobody seems to need is deleted.
+        """
+        bases = {}
+        for digest in self.list_all_digests():
+            if base_digest := self._find_base_digest(digest):
+                bases[digest] = base_digest
+        return bases
+
+    def _find_base_digest(self, digest: str) -> str | None:
+        directory = self.root / digest
+        if directory.is_dir():
+            return _read_base_digest_of_any(directory)
+        try:
+            return self.read_manifest(digest).base_digest
+        except (ArtifactNotFoundError, CorruptArtifactError, ModelError):
+            return None  # deleted meanwhile, or nothing of it can be loaded any more
+
     def delete(self, digest: str) -> int:
-        """Delete a model from the storage and from the home; return the bytes that it had there."""
+        """Delete a model from the storage and from the home; return the bytes that it had there.
+
+        Raises ``OperationNotAllowedError`` for the base of an adapter that exists.
+        """
+        if adapters := sorted(name for name, base in self.list_bases().items() if base == digest):
+            raise OperationNotAllowedError(
+                f"the model {digest[:12]} is the base of {len(adapters)} adapters ({adapters[0][:12]})",
+                hint="Delete the adapters first.",
+            )
         if self.storage is not None:
             self.storage.storage.delete(KIND, digest)
         size = sum(path.stat().st_size for path in (self.root / digest).rglob("*") if path.is_file())
@@ -276,9 +311,9 @@ class ModelStore:
                 hint="Merge it with merge_and_unload() and save_pretrained(), and use the result.",
             )
         if manifest is not None and manifest.base_digest is not None:
-            base = self.locate_base(source)
-            if base.parent.absolute() != self.root.absolute():
-                self.import_model(str(base))
+            base_directory = self.locate_base(source)
+            if base_directory.parent.absolute() != self.root.absolute():
+                self.import_model(str(base_directory))
         if source.parent == self.root.absolute() and manifest is not None:
             self._share(manifest.digest, source)
             return StoredModel(manifest.digest, source, manifest)
@@ -343,6 +378,21 @@ def verify_model(directory: Path, settings: Settings | None = None, *, hash_file
     return store.verify_directory(directory, hash_files=hash_files)
 
 
+def _read_base_digest_of_any(directory: Path) -> str | None:
+    """Return the digest of an adapter's base, also of an adapter whose manifest is damaged."""
+    if not is_adapter(directory):
+        return None
+    try:
+        return read_manifest(directory).base_digest
+    except ModelError:
+        try:
+            config = json.loads((directory / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
+            return str(config["base_model_name_or_path"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("%s is damaged, and its base unknown (%s)", directory, first_line(error))
+            return None
+
+
 def _read_base_digest(directory: Path) -> str | None:
     """Return the digest of an adapter's base; None for a whole model, or a directory without a manifest."""
     return read_manifest(directory).base_digest if is_adapter(directory) else None
@@ -360,9 +410,10 @@ def _verify_digest(directory: Path, digest: str) -> None:
         raise CorruptCheckpointError(f"the storage has {actual[:12]} under the digest {digest[:12]}")
 
 
-def training_provenance() -> dict[str, str]:
+def training_provenance(method: str = "full") -> dict[str, str]:
     """Return the versions of what determines the weights, for ``Manifest.code``."""
-    names = ("iccm-assets", "torch", "transformers", "accelerate", "safetensors")
+    names = ["iccm-assets", "torch", "transformers", "accelerate", "safetensors"]
+    names += ["peft"] if method == "lora" else []
     return {"training procedure": TRAINING_PROCEDURE, **{name: version(name) for name in names}}
 
 
