@@ -8,16 +8,17 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, LlamaConfig
 
 from iccm_assets.models.generation import load_model
 from iccm_assets.registry.manifest import Manifest
 from iccm_assets.registry.model_store import ModelStore, StoredModel
+from iccm_assets_tests.factories.architectures import make_tokenizer
 
 
 def publish_base(store: ModelStore, make: Callable[[Path], Path]) -> StoredModel:
     """Import a model that a factory makes, with its own prompt."""
-    directory = make(store.root.parent / f"made-{make.__name__}")
+    directory = make(store.root.parent / f"made-{len(store.list_digests())}")
     return store.import_model(str(directory), load_model(directory).encoder.prompt)
 
 
@@ -53,3 +54,25 @@ def publish_adapter(store: ModelStore, base: StoredModel, seed: int, *, r: int =
         prompt=base.manifest.prompt,
     )
     return store.publish(staging, manifest)
+
+
+def printable_llama(directory: Path) -> Path:
+    """A Llama of one layer that writes letters and digits only, and no token that ends its answer."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=4, max_position_embeddings=512, pad_token_id=None, bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    texts = [tokenizer.decode([token]) for token in range(len(tokenizer))]
+    unwritten = [number for number, text in enumerate(texts) if not (text.isascii() and text.isalnum())]
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.normal_(0, 0.2)
+        model.lm_head.weight[unwritten] = 0.0
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
