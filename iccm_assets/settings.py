@@ -183,8 +183,11 @@ class SelectionSettings(SettingsGroup):
 class TrainingSettings(SettingsGroup):
     """Training of a candidate."""
 
-    method: Literal["full", "lora"] = Field(
-        "full", description="Train all weights, or low-rank adapters that are merged at the end."
+    method: Literal["auto", "full", "lora"] = Field(
+        "auto",
+        description="`full`: train all weights and publish a whole model. `lora`: train a low-rank adapter "
+        "of a frozen base and publish the adapter alone. `auto`: `lora` above 1 billion weights, "
+        "else `full`.",
     )
     learning_rate: float = Field(1e-6, gt=0, le=1, description="Peak learning rate of AdamW.")
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
@@ -213,7 +216,8 @@ class TrainingSettings(SettingsGroup):
         1.0,
         gt=0,
         le=1,
-        description="Weight of the trained weights in the average with production's; 1: no averaging.",
+        description="Weight of the trained weights in the average with production's; 1: no averaging, the "
+        "only value for adapters.",
     )
     max_source_tokens: int = Field(2048, ge=8, description="Maximum tokens of an input.")
     max_target_tokens: int = Field(1024, ge=8, description="Maximum tokens of a target.")
@@ -223,14 +227,27 @@ class TrainingSettings(SettingsGroup):
     threads: int = Field(
         2, ge=1, description="torch threads; stored in the manifest, since floating-point sums depend on it."
     )
-    lora_r: int = Field(16, ge=1, description="Rank of the adapters.")
-    lora_alpha: int = Field(32, ge=1, description="Scaling of the adapters.")
+    lora_r: int = Field(
+        16, ge=1, description="Rank of the adapters; cannot change while an adapter is trained on."
+    )
+    lora_alpha: int = Field(
+        32, ge=1, description="Scaling of the adapters; cannot change while an adapter is trained on."
+    )
     max_runtime_seconds: int = Field(
         12 * 3600, ge=60, description="Maximum runtime of a retrain run; Dagster terminates it afterwards."
     )
     heartbeat_timeout_seconds: int = Field(
         900, ge=10, description="A running attempt without a heartbeat for this long is stalled."
     )
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> TrainingSettings:
+        if self.method == "lora" and self.weight_averaging_alpha != 1.0:
+            raise ValueError(
+                f"weight_averaging_alpha of {self.weight_averaging_alpha:g} needs method=full: the average of"
+                f" two adapters of rank {self.lora_r} has rank {2 * self.lora_r}, no adapter is equal to it"
+            )
+        return self
 
 
 class PromptSettings(SettingsGroup):
@@ -475,7 +492,12 @@ class GatewaySettings(SettingsGroup):
     openai_urls: dict[str, str] = Field(
         {},
         description="JSON: version -> http://host:port/v1#model; the key * is the default, and {version}"
-        " stands for the name of the version.",
+        " stands for the name of the version. The server of adapters may stand under their base's digest.",
+    )
+    openai_models_path: str = Field(
+        "",
+        description="Directory at which model servers see `models` of the home, to load adapters from; empty:"
+        " at the same path.",
     )
     tokens: str = Field(
         "", description="Bearer tokens, comma separated, at least 16 characters each; required off loopback."

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 PROGRAM_TIMEOUT_SECONDS = 20
+_PUBLISHED = {"full": "whole models", "lora": "adapters"}
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -261,6 +262,7 @@ def check_cluster(settings: Settings) -> Iterator[SystemCheck]:
 def _describe_base_model(settings: Settings) -> str:
     from iccm_assets.models.model_probe import probe_model
     from iccm_assets.registry import hub
+    from iccm_assets.training.training_method import resolve_method
 
     name = settings.base_model
     try:
@@ -271,7 +273,9 @@ def _describe_base_model(settings: Settings) -> str:
         fix = f"With a network: `hf download {name}`; without: set ICCM_BASE_MODEL to a directory."
         raise ModelNotFoundError(f"{name} is not in the Hugging Face cache", hint=fix) from None
     model = probe_model(directory, settings)
-    return f"{directory} answers ({model.kind}, {model.parameters:,} parameters, {model.tokens} tokens)"
+    method = resolve_method(settings.training, model.parameters).method
+    facts = f"{model.kind}, {model.parameters:,} parameters, {model.tokens} tokens"
+    return f"{directory} answers ({facts}); training publishes {_PUBLISHED[method]}"
 
 
 def _describe_embedder(settings: Settings) -> str:

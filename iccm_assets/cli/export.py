@@ -21,9 +21,15 @@ def export(
     public: Annotated[
         bool, typer.Option("--public", help="Create the repository for everybody to read; else private.")
     ] = False,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Merge an adapter into its base: a whole model.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Export VERSION as a model that `from_pretrained` loads, with model card and evidence.
+
+    An adapter is exported as one, which `PeftModel.from_pretrained` puts on its base, or with `--merged` as a
+    whole model.
 
     The files are verified first. The card shows the results of the quality gate; `evidence.json` has the
     ancestry, the training run, all verdicts and the version's traffic, and no text of a conversation. In a
@@ -36,7 +42,7 @@ def export(
         raise UsageError("--to is missing", hint="Give a directory, or hf://ORG/NAME.")
     _, engine = open_platform()
     with engine.connect() as conn:
-        report = export_version(conn, version, to, public=public)
+        report = export_version(conn, version, to, public=public, merged=merged)
     if as_json:
         echo_json(asdict(report))
     else:

@@ -137,7 +137,7 @@ def _load_ancestors(conn: sa.Connection, version: ModelVersion) -> list[ModelVer
 
 def _load_version(version: ModelVersion, settings: Settings) -> EvaluatedVersion:
     set_threads(settings.training.threads)
-    loaded = load_model(fetch_model(version.path, settings))
+    loaded = load_model(fetch_model(version.path, settings), shared=True)
     check_answers(loaded, settings.evaluation.max_new_tokens)
 
     def generate_responses(sources: Sequence[str], batch_size: int) -> list[GeneratedResponse]:

@@ -19,8 +19,9 @@ from iccm_assets.atomic_directories import fsync, fsync_tree, remove_tree
 from iccm_assets.errors import InputError, ModelError, first_line
 from iccm_assets.evaluation.evaluation_report import describe_rules, describe_verdict
 from iccm_assets.evaluation.stored_verdict import StoredVerdict, load_newest_verdict, mean_pass_rates
-from iccm_assets.registry.manifest import Manifest, verify
-from iccm_assets.registry.model_store import fetch_model
+from iccm_assets.registry.hub import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, is_local_path
+from iccm_assets.registry.manifest import Manifest, read_manifest
+from iccm_assets.registry.model_store import fetch_model, find_base, verify_model
 from iccm_assets.reporting.lineage import VersionLineage, load_version_lineage
 from iccm_assets.training.model_card import MODEL_CARD_FILE
 
@@ -42,8 +43,30 @@ class ExportReport:
     size: int
 
 
-def export_version(conn: sa.Connection, name: str, target: str, *, public: bool = False) -> ExportReport:
+@dataclass(frozen=True)
+class BaseDescription:
+    """The base of an exported adapter: its name, its digest, and its id where it is a model of the hub."""
+
+    name: str
+    digest: str
+    hub_id: str | None
+    merged: bool
+
+    def to_markdown(self) -> str:
+        """Return what a reader has to know to load what was exported."""
+        if self.merged:
+            what = "The adapter of this version is merged into its base, in float32: the model is whole."
+        else:
+            what = "These weights are an adapter: `PeftModel.from_pretrained(base, directory)` loads them."
+        return f"## Base\n\n{what} The base is `{self.name}`, digest `{self.digest}`.\n"
+
+
+def export_version(
+    conn: sa.Connection, name: str, target: str, *, public: bool = False, merged: bool = False
+) -> ExportReport:
     """Export a version, given by name, as ``production`` or by digest, to a directory or ``hf://org/name``.
+
+    An adapter is exported as one, for ``peft``; ``merged``, as the whole model that it makes of its base.
 
     The directory must not exist, or be empty; it appears complete or not at all. A repository is created if
     necessary, private unless ``public``; the version is one commit with a tag of its name. Raises
@@ -57,24 +80,28 @@ def export_version(conn: sa.Connection, name: str, target: str, *, public: bool 
         raise InputError(f"{target}: unknown kind of target", hint="Give a directory, or hf://ORG/NAME.")
     if public and repository is None:
         raise InputError("only a repository of the hub can be public")
-    manifest = verify(fetch_model(lineage.path))
+    manifest = verify_model(fetch_model(lineage.path))
+    if merged and manifest.base_digest is None:
+        raise InputError(
+            f"{lineage.version} is a whole model, there is nothing to merge", hint="Leave out --merged."
+        )
     if repository is None:
-        return _export_to_directory(lineage, verdict, manifest, Path(target).expanduser().absolute())
+        return _export_to_directory(lineage, verdict, manifest, Path(target).expanduser().absolute(), merged)
     with tempfile.TemporaryDirectory(prefix="iccm-export-") as folder:
-        _write(lineage, verdict, manifest, Path(folder))
+        _write(lineage, verdict, manifest, Path(folder), merged)
         url = _upload(Path(folder), repository, lineage, public)
         return _report(lineage, url, Path(folder))
 
 
 def _export_to_directory(
-    lineage: VersionLineage, verdict: StoredVerdict | None, manifest: Manifest, target: Path
+    lineage: VersionLineage, verdict: StoredVerdict | None, manifest: Manifest, target: Path, merged: bool
 ) -> ExportReport:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} exists and is not an empty directory")
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        _write(lineage, verdict, manifest, staging)
+        _write(lineage, verdict, manifest, staging, merged)
         fsync_tree(staging)
         staging.chmod(0o755)
         staging.rename(target)
@@ -89,17 +116,25 @@ def _report(lineage: VersionLineage, location: str, folder: Path) -> ExportRepor
     return ExportReport(lineage.version, lineage.digest, location, len(sizes), sum(sizes))
 
 
-def _write(lineage: VersionLineage, verdict: StoredVerdict | None, manifest: Manifest, folder: Path) -> None:
+def _write(
+    lineage: VersionLineage, verdict: StoredVerdict | None, manifest: Manifest, folder: Path, merged: bool
+) -> None:
     source = fetch_model(lineage.path)
+    written_anew = {MODEL_CARD_FILE, *((ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE) if merged else ())}
     for name in manifest.files:
-        if name != MODEL_CARD_FILE:
+        if name not in written_anew:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, folder / name)
+    if merged:
+        from iccm_assets.training.parent_model import merge_adapter
+
+        merge_adapter(source, find_base(source), device="cpu").model.save_pretrained(folder)
     evidence = json.dumps(_make_evidence(lineage, manifest), indent=1, sort_keys=True, default=str)
     (folder / EVIDENCE_FILE).write_text(evidence + "\n", encoding="utf-8")
     card = source / MODEL_CARD_FILE
     text = card.read_text(encoding="utf-8") if card.exists() else _EMPTY_CARD
-    (folder / MODEL_CARD_FILE).write_text(_make_card(text, lineage, verdict), encoding="utf-8")
+    text = _make_card(text, lineage, verdict, _describe_base(manifest, source, merged))
+    (folder / MODEL_CARD_FILE).write_text(text, encoding="utf-8")
 
 
 def _make_evidence(lineage: VersionLineage, manifest: Manifest) -> dict[str, Any]:
@@ -123,13 +158,29 @@ def _make_evidence(lineage: VersionLineage, manifest: Manifest) -> dict[str, Any
     }
 
 
-def _make_card(text: str, lineage: VersionLineage, verdict: StoredVerdict | None) -> str:
+def _describe_base(manifest: Manifest, source: Path, merged: bool) -> BaseDescription | None:
+    """Describe the base of an adapter, which may be a model of the hub; None for a whole model."""
+    if manifest.base_digest is None:
+        return None
+    base = read_manifest(find_base(source))
+    name, _, revision = base.base.partition("@")
+    hub_id = name if base.kind == "imported" and revision and not is_local_path(name) else None
+    return BaseDescription(base.base, manifest.base_digest, hub_id, merged)
+
+
+def _make_card(
+    text: str, lineage: VersionLineage, verdict: StoredVerdict | None, base: BaseDescription | None
+) -> str:
     """Add the evidence to a model card, in words and as the evaluation results that the hub shows."""
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     card = ModelCard(text)
     data = cast(ModelCardData, card.data)
     data.model_name = lineage.version
+    if base is not None:
+        data.library_name = "transformers" if base.merged else "peft"
+        data.base_model = base.hub_id
+        card.text = f"{card.text.rstrip()}\n\n{base.to_markdown()}"
     lines = ["## Evidence", "", f"Version `{lineage.version}`, digest `{lineage.digest}`."]
     if verdict is None:
         lines += ["", "No quality gate has decided on it."]

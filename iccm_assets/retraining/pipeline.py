@@ -201,6 +201,8 @@ def register_candidate(
             "best_epoch": outcome.best_epoch,
             "weight_change": vars(outcome.weight_change),
             "counts": dict(outcome.counts),
+            "method": outcome.method,
+            "base_digest": outcome.base_digest,
         }
     }
     with engine.begin() as conn:
@@ -236,6 +238,8 @@ def candidate_metadata(
         "weight_change": outcome.weight_change.relative,
         "weights_changed": outcome.weight_change.changed_share,
         "parameters": outcome.parameters,
+        "method": outcome.method,
+        **({"base_digest": outcome.base_digest} if outcome.base_digest else {}),
         "device": outcome.device,
         "resumed_from_step": outcome.resumed_from_step,
         **snake_case_keys(outcome.seconds, "seconds"),

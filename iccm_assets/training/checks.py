@@ -14,8 +14,8 @@ from iccm_assets.check_result import CheckResult, sample_ids
 from iccm_assets.errors import CorruptCheckpointError, ModelNotFoundError
 from iccm_assets.registry import versions
 from iccm_assets.registry.base_difference import find_base_difference
-from iccm_assets.registry.manifest import read_manifest, verify
-from iccm_assets.registry.model_store import fetch_model
+from iccm_assets.registry.manifest import read_manifest
+from iccm_assets.registry.model_store import fetch_model, find_base, verify_model
 from iccm_assets.settings import Settings
 
 # Training at a rate of 1e-6 changes little; a larger relative change is another model.
@@ -114,8 +114,10 @@ def check_files(path: str) -> IntegrityResult:
     """Compare a model's directory with its manifest, by hash unless it is too large."""
     try:
         directory = fetch_model(path)
-        hashed = read_manifest(directory).size <= MAX_HASHED_BYTES
-        verify(directory, hash_files=hashed)
+        manifest = read_manifest(directory)
+        base_size = read_manifest(find_base(directory)).size if manifest.base_digest else 0
+        hashed = manifest.size + base_size <= MAX_HASHED_BYTES
+        verify_model(directory, hash_files=hashed)
     except (CorruptCheckpointError, ModelNotFoundError) as error:
         return IntegrityResult(error.detail, False)
     return IntegrityResult("", hashed)

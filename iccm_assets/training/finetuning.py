@@ -32,7 +32,6 @@ from iccm_assets.models.generation import (
     LoadedModel,
     context_length,
     decoder_start_token_id,
-    load_model,
     set_threads,
 )
 from iccm_assets.models.tokenization import (
@@ -47,6 +46,8 @@ from iccm_assets.settings import TrainingSettings
 from iccm_assets.training import checkpointing
 from iccm_assets.training.dataset import Dataset
 from iccm_assets.training.micro_batches import Widths, divide_step, get_max_tokens
+from iccm_assets.training.training_method import resolve_method
+from iccm_assets.training.whole_model import WholeModelTraining, has_bf16
 from iccm_assets.training.worker_protocol import WeightChange
 
 ProgressCallback = Callable[[LossPoint], None]
@@ -54,7 +55,7 @@ ProgressCallback = Callable[[LossPoint], None]
 
 @dataclass(frozen=True)
 class FineTuneResult:
-    """The trained model (in evaluation mode, adapters merged, averaged) and its loss curve.
+    """The trained model (in evaluation mode, averaged, or with its adapter) and its loss curve.
 
     ``counts`` are those of the training set, without the examples that are too long, and their number (L10).
     """
@@ -78,8 +79,11 @@ def fine_tune(
     scratch: Path,
     on_progress: ProgressCallback,
     identity: str | None = None,
+    adapter: Path | None = None,
 ) -> FineTuneResult:
     """Train on the dataset's new and rehearsal examples, and use the epoch of least validation loss.
+
+    The method is ``full`` or ``lora``; ``lora`` continues the ``adapter`` of a directory, or begins one.
 
     ``scratch`` holds the Trainer's checkpoints and may be deleted afterwards. ``on_progress`` is called for
     every step and evaluation and may raise to stop. With an ``identity`` of this training, each epoch's
@@ -87,10 +91,12 @@ def fine_tune(
     result. Raises ``TrainingDivergedError`` if the loss, the gradient or a weight is not finite.
     """
     checkpoint = None if identity is None else checkpointing.find_resume_point(scratch, identity)
-    production = {name: weight.detach().cpu().clone() for name, weight in loaded.model.named_parameters()}
+    config = resolve_method(config, sum(weight.numel() for weight in loaded.model.parameters()))
+    training = _select_training(config, adapter)
     train, validation, counts = _encode(loaded, dataset, config)
     with _reproducible(config):
-        model = _make_trainable(loaded.model, config)
+        _disable_cache(loaded.model)
+        model = training.begin(loaded.model, config)
         recorder = _Recorder(on_progress, identity, checkpoint.history if checkpoint else ())
         arguments = _training_arguments(
             config,
@@ -120,9 +126,8 @@ def fine_tune(
         best_step = trainer.state.best_global_step
         if not best_step:
             raise TrainingDivergedError(f"no epoch was evaluated in {len(recorder.history)} records")
-        model = _merge_adapters(trainer.model, loaded, config, scratch)
-        _average_weights(model, production, config.weight_averaging_alpha)
-        weight_change = _measure_weight_change(model, production)
+        model = trainer.model
+        weight_change = training.finish(model, config)
     return FineTuneResult(
         replace(loaded, model=model.eval()),
         tuple(recorder.history),
@@ -271,7 +276,7 @@ def _training_arguments(
         prediction_loss_only=True,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
-        bf16=_has_bf16(),
+        bf16=has_bf16(),
         disable_tqdm=True,
         report_to="none",
         seed=config.seed,
@@ -318,59 +323,17 @@ def _encode(
     return train, validation, {**fitting.counts, "too_long": too_long}
 
 
-def _has_bf16() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+def _select_training(config: TrainingSettings, adapter: Path | None) -> Any:
+    """Return how weights become trainable and are compared with their parent's, by the method."""
+    if config.method == "full":
+        return WholeModelTraining()
+    from iccm_assets.training.adapter_training import AdapterTraining
+
+    return AdapterTraining(adapter)
 
 
-def _make_trainable(model: Any, config: TrainingSettings) -> Any:
-    """Return the model to train: all of it in float32, or adapters on a frozen half-precision base."""
+def _disable_cache(model: Any) -> None:
     # The Trainer turns the cache of keys and values off in the model's config, of which a decoder has a copy.
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             module.config.use_cache = False
-    if config.method == "full":
-        return model.float()
-    from peft import LoraConfig, get_peft_model
-
-    return get_peft_model(
-        model.to(torch.bfloat16) if _has_bf16() else model.float(),
-        LoraConfig(r=config.lora_r, lora_alpha=config.lora_alpha, target_modules="all-linear"),
-    )
-
-
-def _merge_adapters(model: Any, loaded: LoadedModel, config: TrainingSettings, scratch: Path) -> Any:
-    """Return the whole model in float32; adapters are merged into production's own, unrounded weights."""
-    if config.method == "full":
-        return model
-    from peft import PeftModel
-
-    model.save_pretrained(scratch / "adapter")
-    base = load_model(loaded.path, device=str(loaded.model.device)).model
-    return PeftModel.from_pretrained(base, str(scratch / "adapter")).merge_and_unload()
-
-
-@torch.no_grad()
-def _average_weights(model: Any, production: dict[str, torch.Tensor], share: float) -> None:
-    """Set weights = (1 - share) × production + share × trained; share 1 keeps the trained ones."""
-    if share == 1.0:
-        return
-    for name, weight in model.named_parameters():
-        weight.copy_(torch.lerp(production[name].to(weight.device, torch.float32), weight.float(), share))
-
-
-@torch.no_grad()
-def _measure_weight_change(model: Any, production: dict[str, torch.Tensor]) -> WeightChange:
-    """Compare with production's weights; raises ``TrainingDivergedError`` if one is not finite."""
-    change_squared = parent_squared = largest = 0.0
-    changed = total = 0
-    for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
-            raise TrainingDivergedError(f"weight {name} is not finite")
-        before = production[name].double()
-        difference = weight.detach().cpu().double() - before
-        change_squared += float(difference.square().sum())
-        parent_squared += float(before.square().sum())
-        largest = max(largest, float(difference.abs().max()) if difference.numel() else 0.0)
-        changed += int(difference.count_nonzero())
-        total += difference.numel()
-    return WeightChange(math.sqrt(change_squared / (parent_squared or 1.0)), largest, changed / max(1, total))

@@ -38,7 +38,7 @@ from iccm_assets.errors import (
     TrainingError,
     first_line,
 )
-from iccm_assets.registry.hub import resolve
+from iccm_assets.registry.hub import is_adapter, resolve
 from iccm_assets.registry.loss_curve import LossPoint
 from iccm_assets.registry.manifest import sha256_json
 from iccm_assets.registry.model_store import ModelStore, StoredModel, training_provenance
@@ -46,6 +46,7 @@ from iccm_assets.registry.training_runs import heartbeat
 from iccm_assets.settings import get_settings
 from iccm_assets.storage_cache import open_storage_at
 from iccm_assets.training.dataset import Dataset, DatasetStore, read_dataset
+from iccm_assets.training.training_method import choose_method
 from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome, parse_job, to_reply
 from iccm_assets.worker_process import exit_with_parent, open_pipes
 
@@ -72,28 +73,33 @@ def train(
     *,
     progress: Callable[[LossPoint], None] = lambda point: None,
     still_current: Callable[[], bool] = lambda: True,
+    before_import: Callable[[bool], None] = lambda uses_adapters: None,
 ) -> TrainingOutcome:
     """Fine-tune the base on the dataset and publish the candidate in the model store.
 
     ``progress`` is called for each step and evaluation. ``still_current`` is the heartbeat: called every few
-    seconds, and once before publishing; false means that another attempt has taken over. Raises
-    ``ModelNotFoundError``, ``CorruptCheckpointError``, ``InputError`` for the inputs,
-    ``NoWeightsChangedError``, ``TrainingDivergedError``, ``StaleFenceError``, else ``TrainingError``; nothing
-    is published then.
+    seconds, and once before publishing; false means that another attempt has taken over. ``before_import`` is
+    called before torch is imported, with whether the training needs ``peft``. Raises ``ModelNotFoundError``,
+    ``CorruptCheckpointError``, ``InputError``, ``SettingsError`` for the inputs, ``NoWeightsChangedError``,
+    ``TrainingDivergedError``, ``StaleFenceError``, else ``TrainingError``; nothing is published then.
     """
     started = time.perf_counter()
     # A job that cannot be trained fails here, before the seconds that importing torch takes.
     storage = open_storage_at(job.storage, Path(job.home), get_settings().storage_max_cache_gib)
     store = ModelStore(Path(job.home), storage)
     dataset = read_dataset(DatasetStore(Path(job.home), storage).locate(job.dataset))
-    base = resolve(str(store.locate(job.base)))
+    parent = resolve(str(store.locate(job.base)))
+    base = store.locate_base(parent) if is_adapter(parent) else parent
+    job = job.model_copy(update={"config": choose_method(job.config, parent, base)})
+    before_import(job.config.method == "lora" or parent != base)
 
-    from iccm_assets.models.generation import get_device_class, load_model
+    from iccm_assets.models.generation import get_device_class
     from iccm_assets.training.checkpoint_export import write_checkpoint
     from iccm_assets.training.finetuning import fine_tune
+    from iccm_assets.training.parent_model import load_parent
 
     with _translated_errors():
-        loaded = load_model(base)
+        loaded = load_parent(parent, base, method=job.config.method)
         _resume_garbage_collection()
         device = get_device_class(loaded.model.device)
         resumable = _check_resources(job, loaded, device, store.free_bytes())
@@ -108,6 +114,7 @@ def train(
                 scratch=staging / SCRATCH,
                 on_progress=_with_heartbeat(progress, still_current),
                 identity=_training_identity(job, loaded, dataset, device) if resumable else None,
+                adapter=parent if job.config.method == "lora" and parent != base else None,
             )
             if trained.weight_change.changed_share == 0.0:
                 raise NoWeightsChangedError(
@@ -115,7 +122,7 @@ def train(
                 )
             trained_at = time.perf_counter()
             remove_tree(staging / SCRATCH)
-            manifest = write_checkpoint(job, loaded, dataset, trained, staging)
+            manifest = write_checkpoint(job, loaded, dataset, trained, staging, base)
             published = store.publish(staging, manifest, _with_retries(still_current))
         finally:
             remove_tree(staging)
@@ -146,6 +153,8 @@ def _build_outcome(
         weight_change=trained.weight_change,
         parameters=trained.parameters,
         device=published.manifest.device or "",
+        method=str(published.manifest.config["method"]),
+        base_digest=published.manifest.base_digest,
         seconds=seconds,
         resumed_from_step=trained.resumed_from_step,
     )
@@ -155,11 +164,15 @@ def _check_resources(job: TrainingJob, loaded: LoadedModel, device: str, free: i
     """Raise if the device or the free disk does not suffice; return whether resumable checkpoints fit."""
     if job.device not in (None, device):
         raise TrainingError(f"the job requires device class {job.device}, this machine has {device}")
-    size = 4 * sum(weight.numel() for weight in loaded.model.parameters())
+    what, size = "model", 4 * sum(weight.numel() for weight in loaded.model.parameters())
+    if job.config.method == "lora":
+        from iccm_assets.training.adapter_training import compute_adapter_size
+
+        what, size = "adapter", compute_adapter_size(loaded.model.config, job.config.lora_r).weight_bytes
     if free < DISK_FACTOR * size:
         raise TrainingError(
             f"{free / 1e9:.2f} GB are free and {DISK_FACTOR * size / 1e9:.2f} GB are required"
-            " (three times the model)",
+            f" (three times the {what})",
             hint="Free disk space below $ICCM_HOME.",
         )
     return bool(free >= RESUMABLE_DISK_FACTOR * size)
@@ -167,7 +180,8 @@ def _check_resources(job: TrainingJob, loaded: LoadedModel, device: str, free: i
 
 def _training_identity(job: TrainingJob, loaded: LoadedModel, dataset: Dataset, device: str) -> str:
     """Return the hash of everything the weights depend on: only an equal training may resume another."""
-    return sha256_json([loaded.digest, dataset.digest, job.hyperparameters, device, training_provenance()])
+    provenance = training_provenance(job.config.method)
+    return sha256_json([loaded.digest, dataset.digest, job.hyperparameters, device, provenance])
 
 
 def _with_heartbeat(
@@ -272,12 +286,12 @@ def _resume_garbage_collection() -> None:
         gc.enable()
 
 
-def _skip_unused_libraries(job: TrainingJob) -> None:
-    """Let ``transformers`` and ``accelerate`` do without optional packages that no training uses.
+def _skip_unused_libraries(uses_adapters: bool) -> None:
+    """Let ``transformers`` and ``accelerate`` do without optional packages that this training does not use.
 
     They import them if they are installed, which takes 0.6 CPU seconds: ``None`` is Python's way to hide one.
     """
-    for name in ("boto3", "scipy", "sklearn", *(["peft"] if job.config.method == "full" else [])):
+    for name in ("boto3", "scipy", "sklearn", *([] if uses_adapters else ["peft"])):
         sys.modules.setdefault(name, cast("ModuleType", None))
 
 
@@ -287,9 +301,11 @@ def _run_job(values: Any, progress: Callable[[LossPoint], None]) -> dict[str, An
         job = parse_job(values)
         if is_on_cluster():
             job = job.move_home(get_settings().home)
-        _skip_unused_libraries(job)
         still_current = _make_heartbeat(job.training_run_id, job.fence)
-        return to_reply(train(job, progress=progress, still_current=still_current))
+        outcome = train(
+            job, progress=progress, still_current=still_current, before_import=_skip_unused_libraries
+        )
+        return to_reply(outcome)
     except IccmError as error:
         return to_reply(error)
 

@@ -82,7 +82,7 @@ class TrainingOutcome(BaseModel):
     """A published candidate and the course of its training.
 
     ``seconds`` are wall-clock seconds of this attempt by phase; ``resumed_from_step`` is 0 unless the attempt
-    resumed the checkpoint of a killed one.
+    resumed the checkpoint of a killed one. ``base_digest`` is the base of an adapter.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -102,6 +102,8 @@ class TrainingOutcome(BaseModel):
     device: str
     seconds: Mapping[str, float]
     resumed_from_step: int = 0
+    method: str = "full"
+    base_digest: str | None = None
 
 
 def parse_job(values: Any) -> TrainingJob:
