@@ -13,6 +13,7 @@ from iccm_assets.suites.value_types import ANY, BOOL, COMPLEX, FLOAT, FUNCTIONS,
 Types = tuple[ValueType, ...]
 
 MAX_TRIALS, DRAWS_PER_TRIAL = 1200, 3  # of types, for all sites together
+DRAWS_OF_LIKELIEST = 8  # the first combination: few of its values may fit together
 DRAWS_AGAIN, MAX_TYPES_AGAIN = 14, 4  # of those that reached most, before what adds something is kept
 MAX_LIKELY_TYPES = 3  # which are tried again in any case
 MIN_ACCEPTED = 0.5  # of the inputs of one combination of types; below, acceptance may be chance
@@ -58,6 +59,9 @@ BY_NAME: tuple[tuple[frozenset[str], Types], ...] = tuple(
 LINKED_NAMES = frozenset(
     {"head", "root", "node", "tree", "l", "list", "t", "p", "q", "head_a", "head_b", "h"}
 )
+END_NAMES = frozenset(
+    ("source", "target", "sink", "s", "t", "u", "v", "start", "end", "goal", "origin", "node", "vertex")
+)
 _CHECKED = {"list": _LIST, "str": TEXT, "int": INT, "float": FLOAT, "dict": _DICT, "set": _SET, "bool": BOOL}
 _CALLERS = {"map": 0, "filter": 1, "reduce": 2, "takewhile": 1, "dropwhile": 1, "starmap": 2, "cmp_to_key": 2}
 BY_METHOD = {
@@ -85,7 +89,7 @@ def choose_types(trials: dict[Types, list[frozenset[int] | None]]) -> list[Types
             weight = 0.5 if is_rare else 1.0
             scores.append((-weight * len(reached), index, is_rare, types, reached))
     ranked = sorted(scores, key=lambda score: score[:2])
-    if all(len(results) <= DRAWS_PER_TRIAL for results in trials.values()):
+    if all(len(results) <= DRAWS_OF_LIKELIEST for results in trials.values()):
         likely = [score[3] for score in scores if not score[2]][:MAX_LIKELY_TYPES]
         return list(dict.fromkeys([*likely, *(score[3] for score in ranked[:MAX_TYPES_AGAIN])]))
     chosen: list[Types] = []
@@ -95,7 +99,7 @@ def choose_types(trials: dict[Types, list[frozenset[int] | None]]) -> list[Types
     close = [item for item in ranked if not item[2] and len(item[4]) >= NEARLY * best]
     ranked = sorted(close, key=lambda score: score[1])[:1] + ranked
     for _, _, is_rare, types, reached in ranked:
-        if len(trials[types]) <= DRAWS_PER_TRIAL or (chosen and is_rare):
+        if len(trials[types]) <= DRAWS_OF_LIKELIEST or (chosen and is_rare):
             continue
         if not chosen or (reached - covered and len(chosen) < MAX_KEPT_TYPES):
             chosen.append(types)
@@ -142,15 +146,38 @@ def find_elements(tree: ast.AST) -> dict[str, list[ValueType]]:
     }
 
 
-def uses_pairs(tree: ast.AST) -> bool:
-    """Whether the source looks something up by two values at once, as in ``weights[u, v]``."""
+def find_pair_keyed(tree: ast.AST) -> set[str]:
+    """Find the names of dicts whose keys are pairs: ``w[u, v]``, ``for (u, v), x in w.items()``."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and _is_pair(node.slice) and isinstance(node.value, ast.Name):
+            names.add(node.value.id)
+        elif isinstance(node, ast.For | ast.comprehension) and _is_pair(node.target):
+            method = getattr(node.iter, "func", None)
+            is_items = isinstance(method, ast.Attribute) and method.attr == "items"
+            if is_items and _is_pair(getattr(node.target, "elts", [None])[0]):
+                names.add(getattr(getattr(method, "value", None), "id", ""))
+    return names
+
+
+def _is_pair(node: ast.AST | None) -> bool:
+    is_pair = isinstance(node, ast.Tuple) and len(node.elts) == 2
+    return is_pair and not any(isinstance(part, ast.Slice) for part in getattr(node, "elts", ()))
+
+
+def compares_identity(tree: ast.AST) -> bool:
+    """Whether the source asks if two objects are the same one."""
     return any(
-        isinstance(node, ast.Subscript)
-        and isinstance(node.slice, ast.Tuple)
-        and len(node.slice.elts) == 2
-        and not any(isinstance(part, ast.Slice) for part in node.slice.elts)
+        isinstance(node, ast.Compare)
+        and isinstance(node.ops[0], ast.Is | ast.IsNot)
+        and not any(isinstance(part, ast.Constant) for part in (node.left, *node.comparators))
         for node in ast.walk(tree)
     )
+
+
+def uses_pairs(tree: ast.AST) -> bool:
+    """Whether the source looks something up by two values at once, as in ``weights[u, v]``."""
+    return any(isinstance(node, ast.Subscript) and _is_pair(node.slice) for node in ast.walk(tree))
 
 
 def _list_loops(tree: ast.AST) -> Iterator[tuple[str, str]]:
