@@ -12,10 +12,9 @@ import hashlib
 import marshal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from random import Random
 from typing import Any
 
-from iccm_assets.suites.input_values import ValueFactory
+from iccm_assets.suites.input_values import QuickRandom, ValueFactory
 from iccm_assets.suites.known_calls import Arguments, find_literal_calls
 from iccm_assets.suites.shared_values import attach_shared
 from iccm_assets.suites.signatures import CallSignature, Target, find_targets
@@ -44,7 +43,7 @@ class _Calls:
 
 def build_pool(source: SourceText, suite: Suite, seed: str) -> list[Plan]:
     """Build a pool of distinct inputs, as plans of the judge's runner."""
-    rng = Random(hashlib.sha256(seed.encode() + source.data).hexdigest())
+    rng = QuickRandom(hashlib.sha256(seed.encode() + source.data).hexdigest())
     targets = {target.name: target for target in find_targets(source.tree)}
     texts = [SourceText.parse(text) for name, text in sorted(suite.files.items()) if name.endswith(".py")]
     tests = [text.tree for text in texts if text]
@@ -82,7 +81,7 @@ def _draw_plan(name: str, calls: _Calls, target: Target | None, values: ValueFac
 
 def _share_values(plan: Plan, tables: Sequence[Mapping[str, Any]], values: ValueFactory) -> Plan:
     """Add to a plan that refers to shared values those of a case that has all of these names."""
-    names = set(list_references(list(plan[2:])))
+    names = set(list_references(list(plan[2:]))) if tables else set()
     fitting = [table for table in tables if names <= table.keys()] if names else []
     if not fitting:
         return plan

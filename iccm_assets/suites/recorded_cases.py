@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from iccm_assets.suites.recorded_inputs import Plan
@@ -35,7 +36,7 @@ class RecordedCase:
     size: int
     answer: str = ""
 
-    @property
+    @cached_property
     def expectations(self) -> str:
         """What the case expects, without its inputs."""
         keys = ("expect", "raises", "args_after", "shared_after")
@@ -185,6 +186,9 @@ class CaseWriter:
             raise InvalidValueError("no answer that a suite can say")
         written["expect"] = write_encoded(check_encoded(outcome[1]), DIGITS)
         if args is None:
+            return written
+        # What is the same text needs no comparison, but for objects without a form: those are never the same.
+        if outcome[2] == outcome[3] and '["u", ' not in json.dumps(outcome[2]):
             return written
         after, before = check_encoded(["l", outcome[2]]), check_encoded(["l", outcome[3]])
         if (args or has_shared) and diff(before, after):

@@ -10,14 +10,12 @@ from __future__ import annotations
 import ast
 import hashlib
 import itertools
-import marshal
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from random import Random
+from dataclasses import dataclass, field
 from typing import Any
 
 from iccm_assets.suites.drawn_objects import ObjectFactory
-from iccm_assets.suites.input_values import ValueFactory
+from iccm_assets.suites.input_values import QuickRandom, ValueFactory
 from iccm_assets.suites.known_calls import MAX_KNOWN_CALLS, find_known_calls, find_known_sequences
 from iccm_assets.suites.shared_values import attach_shared, get_shared
 from iccm_assets.suites.signatures import (
@@ -27,7 +25,7 @@ from iccm_assets.suites.signatures import (
     Target,
     find_node_type,
 )
-from iccm_assets.suites.source_edits import SourceText
+from iccm_assets.suites.source_edits import SourceText, list_nodes
 from iccm_assets.suites.source_variants import FIRST_COMPARISON
 from iccm_assets.suites.type_guesses import (
     BY_METHOD,
@@ -99,7 +97,7 @@ class InputSearch:
         self, source: SourceText, targets: Sequence[Target], texts: Iterable[str], seed: str
     ) -> None:
         self.targets = {target.name: target for target in targets}
-        self.rng = Random(hashlib.sha256(seed.encode() + source.data).hexdigest())
+        self.rng = QuickRandom(hashlib.sha256(seed.encode() + source.data).hexdigest())
         self.values = ValueFactory(self.rng, [source.tree])
         self.objects = ObjectFactory(self.rng, self.values, self._find_types)
         self.tells_objects_apart = self.objects.has_circles = compares_identity(source.tree)
@@ -111,12 +109,11 @@ class InputSearch:
         self.uses_pairs = uses_pairs(source.tree)
         self.pair_keyed = find_pair_keyed(source.tree)
         # Then also other types than the likely ones are meant.
-        self.tells_types_apart = any(
-            isinstance(node, ast.Name) and node.id in ("isinstance", "type") for node in ast.walk(source.tree)
-        )
+        names = [node.id for node in list_nodes(source.tree) if isinstance(node, ast.Name)]
+        self.tells_types_apart = "isinstance" in names or "type" in names
         self.sites: dict[Site, _Knowledge] = {}
         self.paths: set[frozenset[int]] = set()
-        self.proposed: set[bytes] = set()
+        self.proposed: set[str] = set()
         texts = list(texts)
         known = find_known_calls(source, texts)
         classes = [target.name for target in targets if target.is_class]
@@ -142,6 +139,8 @@ class InputSearch:
 
     def _may_share(self, site: Site) -> bool:
         """Whether two arguments, or nodes of one, may be the same object: where the source can tell."""
+        if not self.objects.linked:
+            return False
         if self.tells_objects_apart or any(item.many_links for item in self.objects.linked.values()):
             return True
         names = [item.name for item in self.sites[site].parameters]
@@ -343,11 +342,14 @@ class InputSearch:
     def _keep_new(self, proposals: list[Proposal]) -> list[Proposal]:
         kept: list[Proposal] = []
         for proposal in proposals:
-            canonical = canonical_plan(proposal.plan)
-            written = marshal.dumps(canonical, 2)
-            if written not in self.proposed:
-                self.proposed.add(written)
-                kept.append(replace(proposal, size=len(repr(canonical))))
+            written = repr(proposal.plan)
+            canonical = written
+            if "{" in written[:-4]:  # for all but sets, the text is the same for the same plan
+                canonical = repr(canonical_plan(proposal.plan))
+            if canonical not in self.proposed:
+                self.proposed.add(canonical)
+                types, rank = proposal.types, proposal.rank
+                kept.append(Proposal(proposal.plan, proposal.site, types, rank, len(written)))
         return kept
 
     # ---- types -----------------------------------------------------------------------------------

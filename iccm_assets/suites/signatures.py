@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from iccm_assets.suites.source_edits import FunctionNode
+from iccm_assets.suites.source_edits import FunctionNode, list_nodes
 from iccm_assets.suites.value_types import ValueType, parse_annotation
 
 MAX_ANCESTORS, MAX_METHODS = 20, 60  # of one class
@@ -188,7 +188,7 @@ class _AttributeUses:
     """Which attributes the source reads, and which it loops over: by those, objects form lists and trees."""
 
     def __init__(self, tree: ast.AST) -> None:
-        nodes = list(ast.walk(tree))
+        nodes = list(list_nodes(tree))
         attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
         self.read = frozenset(node.attr for node in attributes if isinstance(node.ctx, ast.Load))
         loops = [node.iter for node in nodes if isinstance(node, ast.For | ast.comprehension)]
@@ -207,7 +207,7 @@ def _list_assigned(constructor: ast.AST | None) -> list[str]:
 
 def find_node_type(tree: ast.Module) -> Target | None:
     """Find what the nodes of lists or trees have, if the source follows links that no class of it has."""
-    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    used = {node.attr for node in list_nodes(tree) if isinstance(node, ast.Attribute)}
     links = tuple(sorted(used & _LINKS))
     classes = [part for part in tree.body if isinstance(part, ast.ClassDef)]
     names = {node.id for part in classes for node in ast.walk(part) if isinstance(node, ast.Name)}

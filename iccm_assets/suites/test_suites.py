@@ -22,6 +22,7 @@ from iccm_assets.sandbox import pytest_suites
 from iccm_assets.suites.suite_values import (
     FUNCTION,
     MAX_DEPTH,
+    Described,
     EncodedValue,
     InvalidValueError,
     decode,
@@ -147,7 +148,10 @@ def parse_suite(document: object) -> Suite:
         )
         if kind == "pytest":
             return replace(_parse_pytest_suite(document, digest), environment=environment)
-        return Suite("cases", _parse_cases(document), digest, environment=environment)
+        cases = _parse_cases(document)
+        for case in cases if '"$ref"' in text else ():
+            _check_references(case)
+        return Suite("cases", cases, digest, environment=environment)
     except InvalidValueError as error:
         raise TestSuiteError(str(error)) from None
 
@@ -196,7 +200,7 @@ def _parse_case(index: int, written: Any) -> Case:
         _require(("expect" in written) != ("raises" in written), "a case has either 'expect' or 'raises'")
         shared = _parse_shared(written)
         expected = _parse_expectation(written, shared)
-        return Case(index, _parse_call(written, "call", shared), expected, shared=shared)
+        return Case(index, _parse_call(written, "call"), expected, shared=shared)
 
 
 def _parse_class_case(index: int, written: dict[str, Any]) -> Case:
@@ -207,7 +211,7 @@ def _parse_class_case(index: int, written: dict[str, Any]) -> Case:
     _require("raises" not in written or not steps, "a constructor that raises has no steps")
     _require("raises" in written or steps, "'new' needs 'steps' or 'raises'")
     shared = _parse_shared(written)
-    call, expected = _parse_call(written, "new", shared), _parse_expectation(written, shared)
+    call, expected = _parse_call(written, "new"), _parse_expectation(written, shared)
     parsed = tuple(_parse_step(number, step, shared) for number, step in enumerate(steps))
     return Case(index, call, expected, parsed, shared=shared)
 
@@ -225,15 +229,19 @@ def _parse_shared(written: dict[str, Any]) -> dict[str, Any]:
         made = value.get(..., [""]) if isinstance(value, dict) else [""]
         is_made = isinstance(value, list | dict) and made[0] != FUNCTION
         _require(is_made, f"shared {name}: only objects, lists and dicts are shared")
-    _check_references(shared, shared)
     _check_circles(shared)
     _check_inputs(shared)
     return shared
 
 
-def _check_references(value: Any, shared: Mapping[str, Any]) -> None:
-    unknown = next((name for name in list_references(value) if name not in shared), None)
-    _require(unknown is None, f"there is no shared value {unknown!r}")
+def _check_references(case: Case) -> None:
+    """Check that a case refers to its own shared values only."""
+    steps = [(case.call, case.expected), *(case.steps or ())]
+    inputs = [(call.args, call.kwargs) for call, _ in steps]
+    expected = [part for _, own in steps for part in (own.value, own.arguments) if part is not None]
+    names = {*list_references([dict(case.shared), *inputs, *map(Described, expected)])}
+    unknown = sorted(names - case.shared.keys())
+    _require(not unknown, f"case {case.index}: there is no shared value {', '.join(unknown)}")
 
 
 def _check_circles(shared: Mapping[str, Any]) -> None:
@@ -255,7 +263,7 @@ def _parse_step(number: int, written: Any, shared: Mapping[str, Any]) -> tuple[C
         _require(is_call, "a step is an object with either 'call' or 'get'")
         _check_keys(written, _CALL_KEYS if "call" in written else {"get", "expect", "raises", "name"})
         _require(not written.keys() >= {"expect", "raises"}, "'expect' and 'raises' exclude each other")
-        call = _parse_call(written, "call" if "call" in written else "get", shared)
+        call = _parse_call(written, "call" if "call" in written else "get")
         return call, _parse_expectation(written, shared)
 
 
@@ -268,7 +276,7 @@ def _is_name(text: object) -> bool:
     return isinstance(text, str) and all(part.isidentifier() for part in text.split("."))
 
 
-def _parse_call(written: dict[str, Any], key: str, shared: Mapping[str, Any]) -> Call:
+def _parse_call(written: dict[str, Any], key: str) -> Call:
     name = written[key]
     _require(_is_name(name), f"{key!r} must be a name, not {name!r}")
     reaches_special = any(part.startswith("__") for part in name.split("."))
@@ -279,7 +287,6 @@ def _parse_call(written: dict[str, Any], key: str, shared: Mapping[str, Any]) ->
     object_like = isinstance(kwargs, dict) and all(isinstance(name, str) for name in kwargs)
     _require(object_like, "'kwargs' must be an object")
     _check_inputs((args, kwargs))
-    _check_references((args, kwargs), shared)
     return Call(name, args, kwargs, is_attribute=key == "get")
 
 
@@ -291,26 +298,20 @@ def _check_inputs(value: Any) -> None:
 
 
 def _parse_expectation(written: dict[str, Any], shared: Mapping[str, Any]) -> Expectation:
-    value = encode(_decode_expected("expect", written["expect"], shared)) if "expect" in written else None
+    value = encode(_decode("expect", written["expect"])) if "expect" in written else None
     raises = _parse_exception_name(written["raises"]) if "raises" in written else None
     arguments = None
     if "args_after" in written:
-        arguments = encode(_decode_expected("args_after", written["args_after"], shared))
+        arguments = encode(_decode("args_after", written["args_after"]))
         _require(arguments[0] == "l" and not raises, "'args_after' is a list, of a call that returns")
     is_paired = ("args_after" in written) == ("shared_after" in written) or not shared
     _require(is_paired, "with 'shared', 'args_after' and 'shared_after' come together")
     if "shared_after" in written:
-        after = _decode_expected("shared_after", written["shared_after"], shared)
+        after = _decode("shared_after", written["shared_after"])
         is_complete = isinstance(after, dict) and after.keys() == shared.keys()
         _require(shared and is_complete, "'shared_after' is an object with all shared values")
         arguments = ["l", [*(arguments or ["l", []])[1], encode(after)]]
     return Expectation(value, raises, arguments)
-
-
-def _decode_expected(key: str, written: Any, shared: Mapping[str, Any]) -> Any:
-    value = _decode(key, written)
-    _check_references(value, shared)
-    return value
 
 
 def _parse_exception_name(name: Any) -> str:

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from iccm_assets.suites.source_edits import walk
+from iccm_assets.suites.source_edits import list_nodes, walk
 from iccm_assets.suites.suite_values import FUNCTION
 from iccm_assets.suites.value_types import ANY, BOOL, COMPLEX, FLOAT, FUNCTIONS, INT, NONE, TEXT, ValueType
 
@@ -133,7 +133,7 @@ def find_elements(tree: ast.AST) -> dict[str, list[ValueType]]:
     checked, _ = find_checked(tree)
     keys = [
         key.value
-        for node in ast.walk(tree)
+        for node in list_nodes(tree)
         if isinstance(node, ast.Dict)
         for key in node.keys
         if isinstance(key, ast.Constant) and isinstance(key.value, str)
@@ -149,7 +149,7 @@ def find_elements(tree: ast.AST) -> dict[str, list[ValueType]]:
 def find_pair_keyed(tree: ast.AST) -> set[str]:
     """Find the names of dicts whose keys are pairs: ``w[u, v]``, ``for (u, v), x in w.items()``."""
     names = set()
-    for node in ast.walk(tree):
+    for node in list_nodes(tree):
         if isinstance(node, ast.Subscript) and _is_pair(node.slice) and isinstance(node.value, ast.Name):
             names.add(node.value.id)
         elif isinstance(node, ast.For | ast.comprehension) and _is_pair(node.target):
@@ -171,18 +171,18 @@ def compares_identity(tree: ast.AST) -> bool:
         isinstance(node, ast.Compare)
         and isinstance(node.ops[0], ast.Is | ast.IsNot)
         and not any(isinstance(part, ast.Constant) for part in (node.left, *node.comparators))
-        for node in ast.walk(tree)
+        for node in list_nodes(tree)
     )
 
 
 def uses_pairs(tree: ast.AST) -> bool:
     """Whether the source looks something up by two values at once, as in ``weights[u, v]``."""
-    return any(isinstance(node, ast.Subscript) and _is_pair(node.slice) for node in ast.walk(tree))
+    return any(isinstance(node, ast.Subscript) and _is_pair(node.slice) for node in list_nodes(tree))
 
 
 def _list_loops(tree: ast.AST) -> Iterator[tuple[str, str]]:
     """List the names that loops give to elements, each with what they loop over."""
-    for node in ast.walk(tree):
+    for node in list_nodes(tree):
         if not isinstance(node, ast.For | ast.comprehension):
             continue
         if isinstance(node.target, ast.Name) and isinstance(node.iter, ast.Name):
@@ -197,7 +197,7 @@ def find_checked(tree: ast.AST) -> tuple[dict[str, list[ValueType]], dict[str, l
     """
     checked: dict[str, list[ValueType]] = {}
     used: dict[str, list[ValueType]] = {}
-    for node in ast.walk(tree):
+    for node in list_nodes(tree):
         if isinstance(node, ast.Call) and len(node.args) in (1, 2) and isinstance(node.args[0], ast.Name):
             function, name = getattr(node.func, "id", ""), node.args[0].id
             if function == "isinstance" and len(node.args) == 2:
@@ -224,7 +224,7 @@ def find_checked(tree: ast.AST) -> tuple[dict[str, list[ValueType]], dict[str, l
 
 def _list_unpacked(tree: ast.AST) -> Iterator[str]:
     """List the names of whose elements the source takes two parts, as in ``weight, value = items[i]``."""
-    for node in ast.walk(tree):
+    for node in list_nodes(tree):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript):
             target, owner = node.targets[0], node.value.value
         elif isinstance(node, ast.For | ast.comprehension):
@@ -238,7 +238,7 @@ def _list_unpacked(tree: ast.AST) -> Iterator[str]:
 def find_called(tree: ast.AST) -> dict[str, int]:
     """Find how many arguments names are called with, also by ``map``, ``filter``, ``reduce`` or as a key."""
     called: dict[str, int] = {}
-    for node in ast.walk(tree):
+    for node in list_nodes(tree):
         if not isinstance(node, ast.Call):
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
@@ -289,11 +289,11 @@ def find_compared(tree: ast.AST) -> dict[str, list[ValueType]]:
     """Find the types that names have, or their elements, since they are compared with constants."""
     literals: dict[str, ast.expr] = {}
     elements = dict(_list_loops(tree))
-    for node in ast.walk(tree):
+    for node in list_nodes(tree):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             literals[node.targets[0].id] = node.value
     compared: dict[str, list[ValueType]] = {}
-    for node in ast.walk(tree):
+    for node in list_nodes(tree):
         if not isinstance(node, ast.Compare) or not isinstance(node.left, ast.Name):
             continue
         name, other = node.left.id, node.comparators[0]
