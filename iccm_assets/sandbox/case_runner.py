@@ -355,6 +355,7 @@ _unmade: dict[str, Any] = {}  # those of which no object was made yet
 
 def make_shared(written: dict[str, Any], module: ModuleType) -> None:
     """Make the values that others refer to by name, each once; they may refer to each other in a circle."""
+    _unmade.clear()
     _unmade.update(written)
     for name in written:
         _find_shared(name, module)
