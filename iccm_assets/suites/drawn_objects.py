@@ -25,6 +25,7 @@ NODE_COUNTS = (1, 2, 3, 3, 4, 4, 5, 6)
 MAX_SUCCESSORS = 3  # of one node
 GRAPH_SHARE = 0.6  # of the plans of a source that may share nodes
 PATH_SHARE = 0.6  # of the nodes that lead to the next one, so that there are long paths
+FAR_SHARE = 0.5  # of the others, which are far from the first one
 HEAD_SHARE = 0.7  # of the first nodes, which are those that all others can be reached from
 TREE_LINKS = frozenset({"children", "childs"})
 
@@ -183,6 +184,8 @@ class ObjectFactory:
     def _choose_node(self) -> Any:
         names = list(self.shared)
         is_head, self.is_first = self.is_first and self.rng.random() < HEAD_SHARE, False
+        if not is_head and self.rng.random() < FAR_SHARE:
+            names = names[len(names) // 2 :]
         return refer_to(names[0] if is_head else self.rng.choice(names))
 
     def _draw_parts(self, target: Target, depth: int, make: Callable[[int], Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import copy
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from random import Random
 from typing import Any, ClassVar
 
@@ -39,6 +40,7 @@ MANY_TEXTS = 3  # constants: what is compared with them is often one of them
 WORDS = ("ab", "hello world", "level", "a1b2", "Apple,Bob;cat")
 PARTNERS = {"(": ")", "[": "]", "{": "}", "<": ">", ")": "(", "]": "[", "}": "{", ">": "<"}
 SCALES = ((-3, 20), (-2, 3), (0, 5), (-3, 12), (0, 100))
+CIRCLE_SHARE = 0.5  # of these dicts
 GRAPH_SHARE = 0.7  # of the dicts with pairs as keys
 EXPRESSION_SHARE = 0.5  # of the lists of values and signs
 VARIED_SHARE = 0.25  # of pairs of the same type
@@ -294,6 +296,8 @@ class ValueFactory:
         )
         size = self.rng.randint(1, 2 * count)
         keys = [tuple(self.rng.choice(nodes) for _ in key.parts) for _ in range(size)]
+        if self.rng.random() < CIRCLE_SHARE:  # then every node can be reached from every other one
+            keys = [*pairwise([*nodes, nodes[0]]), *keys[: size // 2]]
         return {item: self.draw(value, depth + 1) for item in keys if _is_hashable(item)}
 
     def _draw_graph(self, key: ValueType, value: ValueType, depth: int) -> dict[Any, Any]:
