@@ -90,7 +90,6 @@ def train(
 
     from iccm_assets.models.generation import get_device_class, load_model
     from iccm_assets.training.checkpoint_export import write_checkpoint
-    from iccm_assets.training.finetuning import fine_tune
 
     with _translated_errors():
         loaded = load_model(base)
@@ -100,7 +99,7 @@ def train(
         staging = store.create_staging(job.run_id, job.attempt, job.fence, inherit=SCRATCH)
         loaded_at = time.perf_counter()
         try:
-            trained = fine_tune(
+            trained = _load_objective(job)(
                 loaded,
                 dataset,
                 job.config,
@@ -125,6 +124,17 @@ def train(
         "publish": round(time.perf_counter() - trained_at, 3),
     }
     return _build_outcome(published, dataset, trained, seconds)
+
+
+def _load_objective(job: TrainingJob) -> Callable[..., FineTuneResult]:
+    """Return the function that trains for the job's objective; it imports what that needs."""
+    if job.config.objective == "dpo":
+        from iccm_assets.training.preference_training import fine_tune_preferences
+
+        return fine_tune_preferences
+    from iccm_assets.training.finetuning import fine_tune
+
+    return fine_tune
 
 
 def _build_outcome(
@@ -277,6 +287,8 @@ def _skip_unused_libraries(job: TrainingJob) -> None:
 
     They import them if they are installed, which takes 0.6 CPU seconds: ``None`` is Python's way to hide one.
     """
+    if job.config.objective == "dpo":
+        return
     for name in ("boto3", "scipy", "sklearn", *(["peft"] if job.config.method == "full" else [])):
         sys.modules.setdefault(name, cast("ModuleType", None))
 
