@@ -277,7 +277,8 @@ KEYS: dict[str, tuple[str, Row, list[Row], list[Row]]] = {
         "sampled_answers",
         {},
         [{"model_version": "v2", "text": "t"}],
-        [{name: "other"} for name in SAMPLING_KEY.split()] + [{"conversation_id": 102}, {"sample": 1}, {"seed": 1}],
+        [{name: "other"} for name in SAMPLING_KEY.split()]
+        + [{"conversation_id": 102}, {"sample": 1}, {"seed": 1}],
     ),
     "requirements_one_accepted": (
         "requirements",
