@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from iccm_assets.db import tables as t
 from iccm_assets.errors import ModelError
 from iccm_assets.models.generation import GeneratedResponse
+from iccm_assets.registry.versions import register_version
 from iccm_assets.scoring.scoring import LENGTH_STOPPED, SOURCE_TRUNCATED, ReconstructionScore, Score
 from iccm_assets.settings import Settings
 from iccm_assets.suites.test_suites import parse_suite
@@ -24,6 +26,7 @@ from iccm_assets.training.sampling import (
     sample_answers,
 )
 from iccm_assets.training.sampling_sources import AnsweredSource, load_sources
+from iccm_assets.training.sampling_worker import run_sampling
 from iccm_assets_tests.factories.implementations import HOSTILE
 from iccm_assets_tests.factories.implementations import SUITE as HOSTILE_SUITE
 from iccm_assets_tests.factories.sampled_answers import (
@@ -36,6 +39,7 @@ from iccm_assets_tests.factories.sampled_answers import (
     response,
 )
 from iccm_assets_tests.factories.scorable_rows import SOURCE, SUITE
+from iccm_assets_tests.factories.tiny_models import tiny_gpt2
 
 WRONG_TEXT = "The function `f` shall return three times its argument."
 RIGHT_TEXT = "The function `f` shall return twice its argument."
@@ -281,3 +285,22 @@ def test_no_hostile_implementation_makes_its_text_an_example(engine: sa.Engine, 
     report = sample(engine, settings, Model("Wrong.", tried), [number], members=make_orchestra(write))
     assert (report.sampled, report.accepted) == (1, 0)
     assert report.scored_answers == 1 + len(tried) and len(tried) > 40
+
+
+def test_the_worker_answers_with_the_weights_of_the_version(
+    engine: sa.Engine, settings: Settings, tmp_path: Path
+) -> None:
+    model = tiny_gpt2(tmp_path / "m")
+    evaluation = settings.evaluation.model_copy(update={"max_new_tokens": 8})
+    settings = with_samples(settings, 2).model_copy(update={"evaluation": evaluation})
+    number = put_source(engine, settings, 0)
+    with engine.begin() as conn:
+        made = register_version(conn, digest="d" * 64, path=str(model), parent=None, status="production")
+    job = SamplingJob(version=made.version, conversation_ids=(number,), seed=SEED)
+    report = run_sampling(engine, job, settings, lambda line: None)
+    # Random weights write nothing that can be rebuilt, and do not end in time.
+    assert (report.tried, report.right, report.sampled, report.accepted) == (1, 0, 1, 0)
+    with engine.connect() as conn:
+        rows = conn.execute(sa.select(t.sampled_answers).order_by(t.sampled_answers.c.sample)).all()
+    assert len({row.text for row in rows}) == 3 and {row.rejection for row in rows} == {LENGTH_STOPPED}
+    assert run_sampling(engine, job, settings, lambda line: None).scored_answers == 0
