@@ -183,6 +183,15 @@ class SelectionSettings(SettingsGroup):
 class TrainingSettings(SettingsGroup):
     """Training of a candidate."""
 
+    objective: Literal["sft", "rft", "dpo"] = Field(
+        "sft",
+        description="What a candidate learns: accepted requirements (`sft`); these and the best of its own "
+        "sampled answers, by their verified score (`rft`); to prefer the accepted requirements to a "
+        "worse-scored answer (`dpo`, causal models; needs the extra `dpo`).",
+    )
+    dpo_beta: float = Field(
+        0.1, gt=0, le=10, description="How strongly `dpo` holds the candidate to the production model."
+    )
     method: Literal["auto", "full", "lora"] = Field(
         "auto",
         description="`full`: train all weights and publish a whole model. `lora`: train a low-rank adapter "
@@ -248,6 +257,21 @@ class TrainingSettings(SettingsGroup):
                 f" two adapters of rank {self.lora_r} has rank {2 * self.lora_r}, no adapter is equal to it"
             )
         return self
+
+
+class SamplingSettings(SettingsGroup):
+    """The answers that production samples for `ICCM_TRAINING__OBJECTIVE` `rft` and `dpo`."""
+
+    samples: int = Field(
+        8, ge=1, le=64, description="Sampled answers to a source whose greedy answer is not right."
+    )
+    temperature: float = Field(1.0, gt=0, le=2, description="Temperature of the sampled answers.")
+    max_sources: int = Field(
+        200, ge=1, description="Maximum number of recent sources answered for one retrain, newest first."
+    )
+    max_judge_seconds: float = Field(
+        1800.0, gt=0, description="No further answer of one retrain is scored after this time, in seconds."
+    )
 
 
 class PromptSettings(SettingsGroup):
@@ -720,6 +744,7 @@ class Settings(BaseSettings):
     selection: SelectionSettings = SelectionSettings()
     prompt: PromptSettings = PromptSettings()
     training: TrainingSettings = TrainingSettings()
+    sampling: SamplingSettings = SamplingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     judge: JudgeSettings = JudgeSettings()
     scoring: ScoringSettings = ScoringSettings()
@@ -775,6 +800,20 @@ class Settings(BaseSettings):
                 f"ICCM_ENDPOINTS__MEMBERS: no member is named {', '.join(unknown)}; the endpoints of"
                 f" ICCM_ORCHESTRA are: {known}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_objective(self) -> Settings:
+        """Reject an objective that this installation, or the method, cannot train."""
+        if self.training.objective != "dpo":
+            return self
+        if find_spec("trl") is None:
+            raise ValueError(
+                "ICCM_TRAINING__OBJECTIVE=dpo requires a package that is not installed: "
+                "pip install 'iccm-assets[dpo]'"
+            )
+        if self.training.method != "full":
+            raise ValueError("ICCM_TRAINING__OBJECTIVE=dpo requires ICCM_TRAINING__METHOD=full")
         return self
 
     @model_validator(mode="after")

@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 from iccm_assets.errors import CorruptCheckpointError, ModelError, first_line
 from iccm_assets.models.adapters import apply_adapter
-from iccm_assets.models.decoding import decode_batch
+from iccm_assets.models.decoding import SamplingNoise, decode_batch
 from iccm_assets.models.shared_weights import BaseKey, SharedBase, loading, share_base
 from iccm_assets.models.token_streaming import BatchStreamer, TextListener, decode
 from iccm_assets.models.tokenization import (
@@ -235,6 +235,40 @@ def generate(
     Each batch holds sources of similar length, which keeps the padding short. ``listeners``, one for each
     source or none at all, get the responses token by token; all pieces together are the text.
     """
+    return _respond(loaded, sources, max_new_tokens, batch_size, max_source_tokens, listeners=listeners)
+
+
+def sample(
+    loaded: LoadedModel,
+    sources: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    temperature: float,
+    max_new_tokens: int,
+    batch_size: int,
+    max_source_tokens: int = MAX_SOURCE_TOKENS,
+) -> list[GeneratedResponse]:
+    """Sample one response per source with the seed of the same position, in the order of ``sources``.
+
+    The same model, source, seed and temperature give the same response.
+    """
+    return _respond(
+        loaded, sources, max_new_tokens, batch_size, max_source_tokens, seeds=seeds, temperature=temperature
+    )
+
+
+def _respond(
+    loaded: LoadedModel,
+    sources: Sequence[str],
+    max_new_tokens: int,
+    batch_size: int,
+    max_source_tokens: int,
+    *,
+    listeners: Sequence[TextListener | None] = (),
+    seeds: Sequence[int] = (),
+    temperature: float = 1.0,
+) -> list[GeneratedResponse]:
+    """Return one response per source, greedy without ``seeds``."""
     limit, max_new_tokens = token_limits(
         loaded.kind, context_length(loaded), max_source_tokens, max_new_tokens
     )
@@ -246,7 +280,8 @@ def generate(
         indices = order[start : start + size]
         rows = [encoded[index] for index in indices]
         heard = [listeners[index] for index in indices] if listeners else []
-        batch = _generate_batch(loaded, rows, max_new_tokens, heard)
+        noise = SamplingNoise([seeds[index] for index in indices], temperature) if seeds else None
+        batch = _generate_batch(loaded, rows, max_new_tokens, heard, noise)
         responses.update(zip(indices, batch, strict=True))
     return [responses[index] for index in range(len(sources))]
 
@@ -256,6 +291,7 @@ def _generate_batch(
     sources: Sequence[EncodedSource],
     max_new_tokens: int,
     listeners: Sequence[TextListener | None],
+    noise: SamplingNoise | None = None,
 ) -> list[GeneratedResponse]:
     causal, rows = loaded.kind == "causal", [source.token_ids for source in sources]
     device = loaded.model.device
@@ -266,7 +302,7 @@ def _generate_batch(
     ends = _end_token_ids(config)
     streamer = BatchStreamer(loaded.tokenizer, ends, listeners) if any(listeners) else None
     with torch.inference_mode():
-        tokens = decode_batch(loaded.model, inputs, mask, config, streamer)
+        tokens = decode_batch(loaded.model, inputs, mask, config, streamer, noise)
     texts = [decode(loaded.tokenizer, row) for row in tokens]
     if streamer is not None:
         streamer.finish(texts)

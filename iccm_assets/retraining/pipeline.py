@@ -24,7 +24,10 @@ from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.registry.training_runs import TrainingRun
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.reporting.formatting import snake_case_keys
-from iccm_assets.retraining import example_queries, triggers
+from iccm_assets.retraining import example_queries, preferences, self_examples, triggers
+from iccm_assets.retraining.example_selection import ExampleSelection
+from iccm_assets.retraining.self_examples import SelfExampleChoice
+from iccm_assets.scoring.orchestra import load_orchestra_from_settings
 from iccm_assets.settings import Settings, get_settings
 from iccm_assets.training.dataset import (
     Dataset,
@@ -34,6 +37,8 @@ from iccm_assets.training.dataset import (
     describe_rehearsal_shortage,
     load_rehearsal,
 )
+from iccm_assets.training.sampling import SamplingJob, SamplingReport, load_answers
+from iccm_assets.training.sampling_sources import load_sources
 from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome
 
 
@@ -46,12 +51,13 @@ class SkippedRun:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """The trainer's job, its dataset and base, and the reason for these examples."""
+    """The trainer's job, its dataset and base, the reason for these examples, and what was sampled."""
 
     job: TrainingJob
     dataset: Dataset
     base: ModelVersion
     reason: str
+    sampling: SamplingReport | None = None
 
 
 @contextmanager
@@ -98,29 +104,61 @@ def load_input_files(settings: Settings) -> list[TrainingExample]:
     return load_rehearsal(settings.rehearsal)
 
 
-def prepare_training(engine: sa.Engine, settings: Settings, run: TrainingRun) -> TrainingPlan | SkippedRun:
+def plan_sampling(engine: sa.Engine, settings: Settings, run: TrainingRun) -> SamplingJob | None:
+    """Return what the model answers itself before the training set is composed; None if nothing (L12).
+
+    An emergency samples nothing: its remedy is what developers corrected, and judging takes the time that it
+    has not. `dpo` needs answers to the selected sources, `rft` to all recent ones. Raises ``InputError`` like
+    ``prepare_training``.
+    """
+    objective = settings.training.objective
+    if objective == "sft" or run.emergency:
+        return None
+    _load_input_files(engine, settings, run)
+    with engine.connect() as conn:
+        base = versions.get_version(conn, run.requested_base or versions.PRODUCTION)
+        selection = _propose_selection(conn, settings, run)
+        if triggers.below_minimum(len(selection.selected), settings.triggers):
+            return None  # prepare_training says so
+        limit = settings.sampling.max_sources
+        sources = [row.conversation_id for row in selection.selected[:limit]]
+        if objective == "rft":
+            window = selection.window
+            sources = example_queries.find_recent_sources(conn, window, run.requested_base, limit)
+    job = SamplingJob(version=base.version, conversation_ids=tuple(sources), seed=settings.training.seed)
+    return job if sources else None
+
+
+def prepare_training(
+    engine: sa.Engine,
+    settings: Settings,
+    run: TrainingRun,
+    sampling: SamplingJob | None = None,
+    report: SamplingReport | None = None,
+) -> TrainingPlan | SkippedRun:
     """Select the examples, write the snapshot and record both; ``SkippedRun`` below the minimum (T5, T7).
 
-    Raises ``InputError`` for a file that a setting names. The run is not tried again then: only a person can
-    correct it.
+    ``sampling`` is what the model answered before, with its ``report``. Raises ``InputError`` for a file that
+    a setting names. The run is not tried again then: only a person can correct it.
     """
-    try:
-        rehearsal = load_input_files(settings)
-    except InputError as error:
-        with engine.begin() as conn:
-            attempts = settings.triggers.max_attempts
-            training_runs.finish_run(conn, run.id, run.fence, "failed", error=str(error), attempt=attempts)
-        raise
+    rehearsal = _load_input_files(engine, settings, run)
     with engine.begin() as conn:
         base = versions.get_version(conn, run.requested_base or versions.PRODUCTION)
         at = now(conn)
-        window = settings.selection.with_window(run.requested_window_days)
-        selection = example_queries.propose_selection(
-            conn, at, window, run.emergency, base=run.requested_base
-        )
+        selection = _propose_selection(conn, settings, run)
         if too_few := triggers.below_minimum(len(selection.selected), settings.triggers):
             return _skip(conn, run, base, f"{too_few.reason}; {selection.reason}")
         new, pinned = _read_examples(conn, {row.conversation_id for row in selection.selected})
+        if settings.training.objective == "dpo":
+            new, pinned = (
+                preferences.add_worse_answers(conn, new),
+                preferences.add_worse_answers(conn, pinned),
+            )
+            rehearsal = []  # nothing worse is known of the base model's own sample
+            if too_few := triggers.below_minimum(len(new), settings.triggers):
+                lacking = f"{len(new)} selected conversations have an answer that scored worse"
+                return _skip(conn, run, base, f"{too_few.reason}: {lacking}; {selection.reason}")
+    chosen = _choose_self_examples(engine, settings, base, sampling, new)
     dataset = compose_dataset(
         new,
         rehearsal,
@@ -128,6 +166,7 @@ def prepare_training(engine: sa.Engine, settings: Settings, run: TrainingRun) ->
         rehearsal_fraction=settings.training.rehearsal_fraction,
         validation_share=settings.training.validation_share,
         seed=settings.training.seed,
+        own=[example.to_training_example() for example in chosen.chosen],
     )
     with engine.begin() as conn:
         if version := _find_rolled_back(conn, base.version, dataset.digest, settings):
@@ -151,7 +190,7 @@ def prepare_training(engine: sa.Engine, settings: Settings, run: TrainingRun) ->
     )
     with engine.begin() as conn:
         _reject_erased(conn, dataset, settings)
-        _record_lineage(conn, run.id, dataset)
+        _record_lineage(conn, run.id, dataset, chosen)
         training_runs.update_run(
             conn,
             run.id,
@@ -162,7 +201,47 @@ def prepare_training(engine: sa.Engine, settings: Settings, run: TrainingRun) ->
             config=settings.training.model_dump(mode="json"),
         )
     shortage = describe_rehearsal_shortage(dataset, settings.training.rehearsal_fraction, settings.rehearsal)
-    return TrainingPlan(job, dataset, base, "; ".join(part for part in (selection.reason, shortage) if part))
+    parts = (
+        selection.reason,
+        chosen.reason if sampling and settings.training.objective == "rft" else "",
+        shortage,
+    )
+    return TrainingPlan(job, dataset, base, "; ".join(part for part in parts if part), report)
+
+
+def _load_input_files(engine: sa.Engine, settings: Settings, run: TrainingRun) -> list[TrainingExample]:
+    """Return the rehearsal sample; fail the run for good if a file cannot be read."""
+    try:
+        return load_input_files(settings)
+    except InputError as error:
+        with engine.begin() as conn:
+            attempts = settings.triggers.max_attempts
+            training_runs.finish_run(conn, run.id, run.fence, "failed", error=str(error), attempt=attempts)
+        raise
+
+
+def _propose_selection(conn: sa.Connection, settings: Settings, run: TrainingRun) -> ExampleSelection:
+    window = settings.selection.with_window(run.requested_window_days)
+    return example_queries.propose_selection(conn, now(conn), window, run.emergency, base=run.requested_base)
+
+
+def _choose_self_examples(
+    engine: sa.Engine,
+    settings: Settings,
+    base: ModelVersion,
+    sampling: SamplingJob | None,
+    new: list[TrainingExample],
+) -> SelfExampleChoice:
+    """Choose among the answers that were sampled for `rft`; only its sets have examples of their own."""
+    if sampling is None or settings.training.objective != "rft":
+        return SelfExampleChoice((), {})
+    orchestra, ids = load_orchestra_from_settings(settings), sampling.conversation_ids
+    with engine.connect() as conn:
+        sources = load_sources(conn, ids, settings.curation)
+        answers = load_answers(conn, ids, base.digest, settings, sampling.seed, orchestra)
+    max_variance = settings.curation.max_implementation_variance
+    ranked = self_examples.choose_best(sources, answers, max_variance)
+    return self_examples.choose_self_examples(engine, ranked, new, settings)
 
 
 def _skip(conn: sa.Connection, run: TrainingRun, base: ModelVersion, reason: str) -> SkippedRun:
@@ -203,6 +282,8 @@ def register_candidate(
             "counts": dict(outcome.counts),
             "method": outcome.method,
             "base_digest": outcome.base_digest,
+            "objective": plan.job.config.objective,
+            **({"sampling": describe_sampling(plan.sampling)} if plan.sampling else {}),
         }
     }
     with engine.begin() as conn:
@@ -217,7 +298,9 @@ def register_candidate(
         training_runs.update_run(conn, run.id, run.fence, candidate_version=candidate.version)
         lock_pool(conn)  # a rebuild between selecting and pinning could have removed a row
         pool = t.phase4_training_data
-        examples = pool.c.conversation_id.in_(plan.dataset.conversation_ids)
+        # Of a conversation that gave an own answer only, the accepted text was not learned.
+        learned = [row.conversation_id for row in plan.dataset.examples if row.role != "self"]
+        examples = pool.c.conversation_id.in_([number for number in learned if number is not None])
         conn.execute(pool.update().where(examples).values(pinned=True))
     return candidate
 
@@ -229,9 +312,11 @@ def candidate_metadata(
     return {
         "version": candidate.version,
         "parent_version": plan.base.version,
+        "objective": plan.job.config.objective,
         "selection": plan.reason,
         "dataset_digest": outcome.dataset_digest,
         **snake_case_keys(outcome.counts, "examples"),
+        **(snake_case_keys(describe_sampling(plan.sampling), "sampling") if plan.sampling else {}),
         "validation_loss": outcome.best_validation_loss,
         "initial_validation_loss": outcome.initial_validation_loss,
         "best_epoch": outcome.best_epoch,
@@ -243,6 +328,14 @@ def candidate_metadata(
         "device": outcome.device,
         "resumed_from_step": outcome.resumed_from_step,
         **snake_case_keys(outcome.seconds, "seconds"),
+    }
+
+
+def describe_sampling(report: SamplingReport) -> dict[str, int | float]:
+    """Return the counts of a sampling and its two shares, those that have a value."""
+    shares = {"accepted_share": report.accepted_share, "wrong_greedy_share": report.wrong_greedy_share}
+    return report.model_dump() | {
+        name: round(share, 4) for name, share in shares.items() if share is not None
     }
 
 
@@ -310,12 +403,18 @@ def _reject_erased(conn: sa.Connection, dataset: Dataset, settings: Settings) ->
         )
 
 
-def _record_lineage(conn: sa.Connection, run_id: int, dataset: Dataset) -> None:
+def _record_lineage(conn: sa.Connection, run_id: int, dataset: Dataset, own: SelfExampleChoice) -> None:
     """Record the conversations of this attempt's dataset in place of an earlier attempt's."""
+    answers = {example.source.conversation_id: example.answer.id for example in own.chosen}
     examples = t.training_run_examples
     conn.execute(examples.delete().where(examples.c.training_run_id == run_id))
     rows = [
-        {"training_run_id": run_id, "conversation_id": row.conversation_id, "role": row.role}
+        {
+            "training_run_id": run_id,
+            "conversation_id": row.conversation_id,
+            "role": row.role,
+            "sampled_answer_id": answers[row.conversation_id] if row.role == "self" else None,
+        }
         for row in dataset.examples
         if row.conversation_id is not None
     ]

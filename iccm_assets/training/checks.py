@@ -87,7 +87,9 @@ def check_lineage(
     ``erased``: ids of its training conversations that were erased since.
     """
     # Only these roles: rehearsal also uses the base model's sample, which has no conversations.
-    excess = [name for name in ("new", "validation") if recorded.get(name, 0) > trainer_counts.get(name, 0)]
+    excess = [
+        name for name in ("new", "self", "validation") if recorded.get(name, 0) > trainer_counts.get(name, 0)
+    ]
     text = f"{version} was trained on " + ", ".join(
         f"{n} {name} examples" for name, n in sorted(recorded.items())
     )
@@ -166,7 +168,7 @@ def list_training_conversations(conn: sa.Connection, training_run_id: int) -> li
             join iccm.conversations c on c.id = e.conversation_id
             left join iccm.phase4_training_data p on p.conversation_id = e.conversation_id
             where e.training_run_id = :run
-            order by array_position(array['new', 'validation', 'rehearsal'], e.role),
+            order by array_position(array['new', 'self', 'validation', 'rehearsal'], e.role),
                 p.quality_score desc nulls last, e.conversation_id
             """
         ),

@@ -248,10 +248,12 @@ def _training_arguments(
     *,
     save_only_model: bool = True,
     eval_on_start: bool = True,
-) -> TrainingArguments:
+    make: Callable[..., Any] = TrainingArguments,
+    **more: Any,
+) -> Any:
     examples_per_step = config.batch_size * config.gradient_accumulation_steps
     steps = epochs * math.ceil(examples / examples_per_step)
-    return TrainingArguments(
+    values = dict(
         output_dir=str(scratch),
         per_device_train_batch_size=examples_per_step,
         per_device_eval_batch_size=max(8, config.batch_size),
@@ -282,6 +284,7 @@ def _training_arguments(
         seed=config.seed,
         data_seed=config.seed,
     )
+    return make(**{**values, **more})
 
 
 @contextlib.contextmanager

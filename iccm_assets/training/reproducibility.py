@@ -115,7 +115,7 @@ def compare_outcome(version: str, manifest: Manifest, outcome: TrainingOutcome) 
         manifest.weights_digest,
         outcome.weights_digest,
         outcome.digest == manifest.digest,
-        examples=sum(outcome.counts.get(role, 0) for role in ("new", "rehearsal", "validation")),
+        examples=sum(outcome.counts.get(role, 0) for role in ("new", "self", "rehearsal", "validation")),
         seconds=sum(outcome.seconds.values()),
     )
 

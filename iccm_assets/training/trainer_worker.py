@@ -73,15 +73,16 @@ def train(
     *,
     progress: Callable[[LossPoint], None] = lambda point: None,
     still_current: Callable[[], bool] = lambda: True,
-    before_import: Callable[[bool], None] = lambda uses_adapters: None,
+    before_import: Callable[[str, bool], None] = lambda objective, uses_adapters: None,
 ) -> TrainingOutcome:
     """Fine-tune the base on the dataset and publish the candidate in the model store.
 
     ``progress`` is called for each step and evaluation. ``still_current`` is the heartbeat: called every few
     seconds, and once before publishing; false means that another attempt has taken over. ``before_import`` is
-    called before torch is imported, with whether the training needs ``peft``. Raises ``ModelNotFoundError``,
-    ``CorruptCheckpointError``, ``InputError``, ``SettingsError`` for the inputs, ``NoWeightsChangedError``,
-    ``TrainingDivergedError``, ``StaleFenceError``, else ``TrainingError``; nothing is published then.
+    called before torch is imported, with the objective and whether it needs ``peft``. Raises
+    ``ModelNotFoundError``, ``CorruptCheckpointError``, ``InputError``, ``SettingsError`` for the inputs,
+    ``NoWeightsChangedError``, ``TrainingDivergedError``, ``StaleFenceError``, else ``TrainingError``; nothing is
+    published then.
     """
     started = time.perf_counter()
     # A job that cannot be trained fails here, before the seconds that importing torch takes.
@@ -91,11 +92,10 @@ def train(
     parent = resolve(str(store.locate(job.base)))
     base = store.locate_base(parent) if is_adapter(parent) else parent
     job = job.model_copy(update={"config": choose_method(job.config, parent, base)})
-    before_import(job.config.method == "lora" or parent != base)
+    before_import(job.config.objective, job.config.method == "lora" or parent != base)
 
     from iccm_assets.models.generation import get_device_class
     from iccm_assets.training.checkpoint_export import write_checkpoint
-    from iccm_assets.training.finetuning import fine_tune
     from iccm_assets.training.parent_model import load_parent
 
     with _translated_errors():
@@ -106,7 +106,7 @@ def train(
         staging = store.create_staging(job.run_id, job.attempt, job.fence, inherit=SCRATCH)
         loaded_at = time.perf_counter()
         try:
-            trained = fine_tune(
+            trained = _load_objective(job)(
                 loaded,
                 dataset,
                 job.config,
@@ -132,6 +132,17 @@ def train(
         "publish": round(time.perf_counter() - trained_at, 3),
     }
     return _build_outcome(published, dataset, trained, seconds)
+
+
+def _load_objective(job: TrainingJob) -> Callable[..., FineTuneResult]:
+    """Return the function that trains for the job's objective; it imports what that needs."""
+    if job.config.objective == "dpo":
+        from iccm_assets.training.preference_training import fine_tune_preferences
+
+        return fine_tune_preferences
+    from iccm_assets.training.finetuning import fine_tune
+
+    return fine_tune
 
 
 def _build_outcome(
@@ -286,11 +297,13 @@ def _resume_garbage_collection() -> None:
         gc.enable()
 
 
-def _skip_unused_libraries(uses_adapters: bool) -> None:
+def _skip_unused_libraries(objective: str, uses_adapters: bool) -> None:
     """Let ``transformers`` and ``accelerate`` do without optional packages that this training does not use.
 
     They import them if they are installed, which takes 0.6 CPU seconds: ``None`` is Python's way to hide one.
     """
+    if objective == "dpo":  # trl uses them
+        return
     for name in ("boto3", "scipy", "sklearn", *([] if uses_adapters else ["peft"])):
         sys.modules.setdefault(name, cast("ModuleType", None))
 

@@ -58,6 +58,11 @@ ROWS: dict[str, Row] = {
         "pass_rate": 0.0, "served_at": NOW, "revision": 0,
     },
     "rollouts": {"candidate": "v2", "production": "v1", "state": "ramping"},
+    "sampled_answers": {
+        "conversation_id": 101, "model_version": "v1", "model_digest": "d", "source_sha256": "a",
+        "suite_sha256": "s", "decoding": "g", "sample": 0, "content_sha256": "c", "orchestra": "o",
+        "judge_version": "j",
+    },
     "test_suites": {
         "source_sha256": "a", "origin": "attached", "digest": "d", "generator_version": "g",
         "status": "usable",
@@ -77,6 +82,7 @@ FRACTIONS = {
     "rollout_pairs": ("canary", "production"),
     "rollout_samples": ("pass_rate",),
     "rollouts": ("weight",),
+    "sampled_answers": ("implementation_variance", "test_pass_rate"),
     "test_suites": ("branch_coverage", "strength"),
 }
 # What such a column needs besides its value.
@@ -136,7 +142,8 @@ REFERENCES = {
     "rollout_pairs": ("rollout_id",),
     "rollout_samples": ("rollout_id",),
     "rollouts": ("candidate", "production", "training_run_id"),
-    "training_run_examples": ("conversation_id", "training_run_id"),
+    "sampled_answers": ("conversation_id", "model_version"),
+    "training_run_examples": ("conversation_id", "sampled_answer_id", "training_run_id"),
 }
 
 # Constraint -> table, changes that violate it, changes just inside it.
@@ -202,6 +209,12 @@ OTHERS: dict[str, tuple[str, list[Row], list[Row]]] = {
         [{"stage": 0, "revision": 0, "healthy_seconds": 0.0}],
     ),
     "rollouts_different_versions_check": ("rollouts", [{"candidate": "v1"}], []),
+    "sampled_answers_counts_check": ("sampled_answers", [{"sample": -1}, {"seed": -1}], [{"seed": 0}]),
+    "training_run_examples_sampled_answer_check": (
+        "training_run_examples",
+        [{"role": "self"}, {"sampled_answer_id": 101}],
+        [{"role": "self", "sampled_answer_id": 101}],
+    ),
     "test_suites_counts_check": (
         "test_suites",
         [
@@ -213,6 +226,7 @@ OTHERS: dict[str, tuple[str, list[Row], list[Row]]] = {
 }
 
 CACHE_KEY = "model_digest canary_set_digest item reconstructor orchestra judge_version decoding"
+SAMPLING_KEY = "source_sha256 suite_sha256 model_digest decoding orchestra judge_version"
 # Unique key -> table, rows that are refused after the first, rows that are not.
 KEYS: dict[str, tuple[str, Row, list[Row], list[Row]]] = {
     "canary_results_cache_key": (
@@ -258,6 +272,13 @@ KEYS: dict[str, tuple[str, Row, list[Row], list[Row]]] = {
             {name: "other"}
             for name in ("source_sha256", "digest", "generator_version", "environment")
         ] + [{"origin": "recorded"}],
+    ),
+    "sampled_answers_cache_key": (
+        "sampled_answers",
+        {},
+        [{"model_version": "v2", "text": "t"}],
+        [{name: "other"} for name in SAMPLING_KEY.split()]
+        + [{"conversation_id": 102}, {"sample": 1}, {"seed": 1}],
     ),
     "requirements_one_accepted": (
         "requirements",
@@ -309,6 +330,8 @@ def insert_platform(conn: sa.Connection) -> None:
         row = {"id": number, "candidate": "v2", "production": "v1", "state": "aborted"}
         conn.execute(t.rollouts.insert().values(row))
     conn.execute(t.phase4_training_runs.insert().values(id=101, trigger="manual", trigger_key="a"))
+    row = {**ROWS["sampled_answers"], "id": 101, "decoding": "first"}
+    conn.execute(t.sampled_answers.insert().values(row))
     conn.execute(t.alerts.insert().values(key="a", severity="info", title="t"))
     conn.execute(sa.text("set constraints all immediate"))  # as at the end of a transaction
 
@@ -327,6 +350,8 @@ def violations() -> Iterator[tuple[str, str, Row]]:
         for column in references:
             is_number = isinstance(ROWS[table].get(column), int) or column.endswith(("_id", "_of"))
             changes = {column: MISSING if is_number else "missing"}
+            if column == "sampled_answer_id":
+                changes["role"] = "self"
             if (table, column) == ("deployment_events", "version"):
                 changes["weight"] = 0.1
             yield f"{table}_{column}_fkey", table, changes

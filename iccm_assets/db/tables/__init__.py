@@ -48,6 +48,7 @@ from iccm_assets.db.tables.training import (
     model_versions,
     phase4_training_runs,
     quality_measurements,
+    sampled_answers,
     training_run_examples,
 )
 
@@ -87,6 +88,7 @@ __all__ = [
     "rollout_pairs",
     "rollout_samples",
     "rollouts",
+    "sampled_answers",
     "test_suites",
     "training_run_examples",
 ]
