@@ -82,7 +82,7 @@ def _write_weights(
     if job.config.method == "full":
         model.save_pretrained(staging)
         return None
-    from iccm_assets.training.adapters import save_adapter
+    from iccm_assets.training.adapter_training import save_adapter
 
     base_digest = read_manifest(base_directory).digest
     save_adapter(model, staging, base_digest, parent.kind)

@@ -327,7 +327,7 @@ def _select_training(config: TrainingSettings, adapter: Path | None) -> Any:
     """Return how weights become trainable and are compared with their parent's, by the method."""
     if config.method == "full":
         return WholeModelTraining()
-    from iccm_assets.training.adapters import AdapterTraining
+    from iccm_assets.training.adapter_training import AdapterTraining
 
     return AdapterTraining(adapter)
 

@@ -26,7 +26,7 @@ def load_parent(parent: Path, base: Path, *, method: str, device: str | None = N
     loaded = load_model(base, device=device, dtype=dtype)
     model = loaded.model
     if method == "full":
-        from iccm_assets.training.adapters import merge
+        from iccm_assets.training.adapter_training import merge
 
         model = merge(model, parent)
     return replace(loaded, model=model, digest=manifest.digest, path=parent)

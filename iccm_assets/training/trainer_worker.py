@@ -166,7 +166,7 @@ def _check_resources(job: TrainingJob, loaded: LoadedModel, device: str, free: i
         raise TrainingError(f"the job requires device class {job.device}, this machine has {device}")
     what, size = "model", 4 * sum(weight.numel() for weight in loaded.model.parameters())
     if job.config.method == "lora":
-        from iccm_assets.training.adapters import compute_adapter_size
+        from iccm_assets.training.adapter_training import compute_adapter_size
 
         what, size = "adapter", compute_adapter_size(loaded.model.config, job.config.lora_r).weight_bytes
     if free < DISK_FACTOR * size:

@@ -30,7 +30,7 @@ from iccm_assets.registry.versions import get_production_version, get_version, r
 from iccm_assets.rollout.deployment import deploy
 from iccm_assets.rollout.rollback import roll_back_production
 from iccm_assets.settings import Settings, TrainingSettings
-from iccm_assets.training.adapters import compute_adapter_size
+from iccm_assets.training.adapter_training import compute_adapter_size
 from iccm_assets.training.checks import check_files
 from iccm_assets.training.parent_model import merge_adapter
 from iccm_assets.training.reproducibility import train_in_subprocess
