@@ -16,7 +16,7 @@ MAX_ERROR_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
-class ServedModel:
+class ListedModel:
     """A model or adapter that a server lists, and where it has its files, if it says so."""
 
     name: str
@@ -28,7 +28,7 @@ def open_client(timeout: float) -> httpx2.Client:
     return httpx2.Client(timeout=timeout, headers=make_headers())
 
 
-def list_models(client: httpx2.Client, url: str) -> list[ServedModel]:
+def list_models(client: httpx2.Client, url: str) -> list[ListedModel]:
     """Return the models that a server lists; raises ``GenerationError`` if it gives no list."""
     return _parse_models(read_whole(client.get(f"{url}/models")))
 
@@ -59,10 +59,10 @@ def make_headers() -> dict[str, str]:
     return {"Accept-Encoding": "identity", **({"Authorization": f"Bearer {key}"} if key else {})}
 
 
-def _parse_models(body: bytes) -> list[ServedModel]:
+def _parse_models(body: bytes) -> list[ListedModel]:
     try:
         return [
-            ServedModel(model["id"], model["root"] if isinstance(model.get("root"), str) else "")
+            ListedModel(model["id"], model["root"] if isinstance(model.get("root"), str) else "")
             for model in json.loads(body)["data"]
             if isinstance(model.get("id"), str)
         ]

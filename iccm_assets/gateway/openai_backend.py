@@ -19,7 +19,7 @@ from iccm_assets.gateway.batching import BackendResponse, GenerationError, Queue
 from iccm_assets.gateway.completion_responses import CompletionStream, LineBuffer, parse_completion
 from iccm_assets.gateway.model_server_client import (
     MAX_ERROR_BYTES,
-    ServedModel,
+    ListedModel,
     classify_rejection,
     list_models,
     make_headers,
@@ -98,7 +98,7 @@ class OpenAiBackend:
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
             raise ModelError(f"{where} cannot be reached: {type(error).__name__}") from None
 
-    def _check_served(self, served: Sequence[ServedModel]) -> None:
+    def _check_served(self, served: Sequence[ListedModel]) -> None:
         names = [model.name for model in served]
         if self._model not in names:
             listed = ", ".join(map(server_words, names[:MAX_LISTED_MODELS])) or "none"

@@ -19,7 +19,7 @@ from iccm_assets.errors import AdapterNotServedError, ModelError
 from iccm_assets.gateway.batching import GenerationError
 from iccm_assets.gateway.model_server_client import (
     MAX_ERROR_BYTES,
-    ServedModel,
+    ListedModel,
     list_models,
     open_client,
     read_key,
@@ -69,7 +69,7 @@ class ServedAdapter:
         raise _load_error(self, response.status_code, text)
 
 
-def check_base(adapter: ServedAdapter, base: EndpointAddress, served: Collection[ServedModel]) -> None:
+def check_base(adapter: ServedAdapter, base: EndpointAddress, served: Collection[ListedModel]) -> None:
     """Raise ``AdapterNotServedError`` if the server has another base model than the adapter's.
 
     A server that is started with the directory of the model store states it, and so its digest.

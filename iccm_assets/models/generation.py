@@ -29,7 +29,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging as transformers_logging
 
 from iccm_assets.errors import CorruptCheckpointError, ModelError, first_line
-from iccm_assets.models.adapters import apply_adapter
+from iccm_assets.models.adapter_loading import apply_adapter
 from iccm_assets.models.decoding import SamplingNoise, decode_batch
 from iccm_assets.models.shared_weights import BaseKey, SharedBase, loading, share_base
 from iccm_assets.models.token_streaming import BatchStreamer, TextListener, decode

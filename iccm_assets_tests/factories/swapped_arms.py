@@ -25,6 +25,8 @@ from iccm_assets.models.generation import generate, load_model
 from iccm_assets.registry.model_store import StoredModel
 from iccm_assets.settings import Settings
 
+MAX_UNANSWERED = 64
+
 
 class _NoCollector(Collector):
     def collect(self) -> list[Any]:
@@ -62,7 +64,7 @@ class SwappedArms:
         await self._wait_for(production)
         self.sync.routing = Routing(production, versions=self.locations)
 
-    async def swap(self, rollout_id: int, old: str, new: str, requests: int = 3) -> None:
+    async def swap(self, rollout_id: int, old: str, new: str, requests: int = 2) -> None:
         """Load a version, give it half of some requests, then all of them, and unload the other one."""
         self.require(old, new)
         await self._wait_for(new)
@@ -103,7 +105,10 @@ class SwappedArms:
 
     @asynccontextmanager
     async def load(self, sources: Sequence[str], per_second: float) -> AsyncIterator[list[Any]]:
-        """Send requests at a rate that does not depend on the answers; yield those answers."""
+        """Send requests at a rate that does not depend on the answers; yield those answers.
+
+        Only a machine that has become slower than when its capacity was measured gets them later.
+        """
         tasks: list[asyncio.Task[ServedResponse]] = []
         outcomes: list[Any] = []
 
@@ -113,6 +118,8 @@ class SwappedArms:
                 tasks.append(asyncio.create_task(self.ask(sources[len(tasks) % len(sources)])))
                 due = started + len(tasks) / per_second
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                while sum(service.in_flight for service in self.services) >= MAX_UNANSWERED:
+                    await asyncio.sleep(0.01)
 
         sender = asyncio.create_task(send())
         try:
