@@ -43,24 +43,24 @@ def test_the_worst_answer_of_the_same_conversation_is_what_the_accepted_text_is_
     world: World,
 ) -> None:
     ids = populated(world, "w")
-    one, two, three = ids["others"][:3]
+    served, close, sampled = ids["others"][:3]
     score = (
         "update iccm.requirements set test_pass_rate = :rate where kind = 'model' and conversation_id = :id"
     )
-    execute(world, score, rate=0.5, id=one)
-    execute(world, score, rate=0.96, id=two)  # within the gap
+    execute(world, score, rate=0.5, id=served)
+    execute(world, score, rate=0.96, id=close)  # within the gap
     with world.engine.connect() as conn:
         base = versions.get_version(conn, versions.PRODUCTION)
-    put_answers(world.engine, world.settings, one, [("Worse.", 0.1), ("Better.", 0.4)], made_by=base)
-    put_answers(world.engine, world.settings, three, [("Sampled.", 0.3)], made_by=base)
+    put_answers(world.engine, world.settings, served, [("Worse.", 0.1), ("Better.", 0.4)], made_by=base)
+    put_answers(world.engine, world.settings, sampled, [("Sampled.", 0.3)], made_by=base)
     put_answers(
         world.engine, world.settings, ids["others"][3], [("Cut.", 0.0)], made_by=base, rejection="stopped"
     )
     plan = prepare(world, "pairs")
     assert isinstance(plan, pipeline.TrainingPlan), plan
     assert {row.conversation_id: row.rejected for row in plan.dataset.examples} == {
-        one: "Worse.",
-        three: "Sampled.",
+        served: "Worse.",
+        sampled: "Sampled.",
     }
     assert plan.dataset.counts["rehearsal"] == 0 and plan.dataset.counts["validation"] == 1
     assert prepare(world, "again").dataset.digest == plan.dataset.digest  # type: ignore[union-attr]
