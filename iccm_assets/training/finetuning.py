@@ -47,9 +47,11 @@ from iccm_assets.settings import TrainingSettings
 from iccm_assets.training import checkpointing
 from iccm_assets.training.dataset import Dataset
 from iccm_assets.training.micro_batches import Widths, divide_step, get_max_tokens
+from iccm_assets.training.run_tracking import RunReporter
 from iccm_assets.training.worker_protocol import WeightChange
 
 ProgressCallback = Callable[[LossPoint], None]
+DescribeStart = Callable[[Mapping[str, Any], Mapping[str, Any], int], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,15 @@ def fine_tune(
     scratch: Path,
     on_progress: ProgressCallback,
     identity: str | None = None,
+    tracking: tuple[RunReporter, DescribeStart] | None = None,
 ) -> FineTuneResult:
     """Train on the dataset's new and rehearsal examples, and use the epoch of least validation loss.
 
     ``scratch`` holds the Trainer's checkpoints and may be deleted afterwards. ``on_progress`` is called for
     every step and evaluation and may raise to stop. With an ``identity`` of this training, each epoch's
     checkpoint can be resumed, and a matching one in ``scratch`` is resumed, with the same bits as a
-    result. Raises ``TrainingDivergedError`` if the loss, the gradient or a weight is not finite.
+    result. With ``tracking`` the course of the training is sent to experiment trackers, too. Raises
+    ``TrainingDivergedError`` if the loss, the gradient or a weight is not finite.
     """
     checkpoint = None if identity is None else checkpointing.find_resume_point(scratch, identity)
     production = {name: weight.detach().cpu().clone() for name, weight in loaded.model.named_parameters()}
@@ -113,7 +117,11 @@ def fine_tune(
             eval_dataset=sorted(validation, key=lambda example: _measure(example, loaded.kind)),
             data_collator=partial(_collate, loaded),
             compute_loss_func=partial(_token_loss, loaded.kind),
-            callbacks=[recorder, EarlyStoppingCallback(config.early_stopping_patience)],
+            callbacks=[
+                recorder,
+                EarlyStoppingCallback(config.early_stopping_patience),
+                *([_TrackerForwarder(*tracking)] if tracking and tracking[0].trackers else []),
+            ],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(checkpoint.checkpoint) if checkpoint else None)
@@ -189,6 +197,25 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         point = LossPoint(state.global_step, state.max_steps, float(state.epoch or 0.0), **values)
         self.history.append(point)
         self._on_progress(point)
+
+
+class _TrackerForwarder(TrainerCallback):  # type: ignore[misc]
+    """Sends what the Trainer tells its callbacks to the process where the trackers' own ones are."""
+
+    def __init__(self, reporter: RunReporter, describe_start: DescribeStart) -> None:
+        self._reporter = reporter
+        self._describe_start = describe_start
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        parameters = sum(weight.numel() for weight in model.parameters())
+        self._reporter.send(self._describe_start(args.to_dict(), model.config.to_dict(), parameters))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        step = {"step": state.global_step, "total_steps": state.max_steps, "epoch": state.epoch}
+        self._reporter.send({"log": {**step, "logs": dict(logs)}})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._reporter.send({"finish": {}})
 
 
 def _collate(loaded: LoadedModel, rows: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:
