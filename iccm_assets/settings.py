@@ -41,6 +41,7 @@ PACKAGED_CANARY_SET = PACKAGE / "simulation" / "data" / "canary_set.jsonl.gz"
 PACKAGED_AUDIT_SET = PACKAGE / "simulation" / "data" / "audit_set.jsonl.gz"
 # Experiment trackers; each is also the name of the module that it needs.
 TRACKERS = ("mlflow", "trackio", "tensorboard", "wandb")
+MLFLOW_MODEL_PATTERN = re.compile(r"\w([\w .-]{0,198}\w)?")
 # A conversation with an impossible time does not add partitions before this day.
 MIN_FIRST_DAY = date(2000, 1, 1)
 
@@ -760,8 +761,8 @@ class Settings(BaseSettings):
     @field_validator("mlflow_model", mode="after")
     @classmethod
     def _check_mlflow_model(cls, value: str) -> str:
-        if re.search(r"[/:]|^\s|\s$", value):
-            raise ValueError("must be the name of a registered model, without / and :")
+        if value and MLFLOW_MODEL_PATTERN.fullmatch(value) is None:
+            raise ValueError("must be the name of a registered model: letters, digits, spaces and _ . -")
         return value
 
     @field_validator("owners", mode="after")

@@ -39,6 +39,7 @@ from iccm_assets.models.generation import (
 )
 from iccm_assets.registry import versions
 from iccm_assets.registry.model_store import fetch_model
+from iccm_assets.registry.registry_events import record_verdict
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.scoring.orchestra import Orchestra, load_orchestra_from_settings
 from iccm_assets.settings import Settings, load_settings
@@ -207,6 +208,7 @@ def _store_verdict(
             **context,
         )
         verdict_id = conn.execute(statement.returning(t.gate_verdicts.c.id)).scalar_one()
+        record_verdict(conn, verdict_id)
         if verdict.status != "pass":
             raise_alert(
                 conn,
