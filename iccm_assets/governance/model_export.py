@@ -22,7 +22,7 @@ from iccm_assets.evaluation.evaluation_report import describe_rules, describe_ve
 from iccm_assets.evaluation.stored_verdict import StoredVerdict, load_newest_verdict, mean_pass_rates
 from iccm_assets.registry.manifest import Manifest, verify
 from iccm_assets.registry.mlflow_registry import SCHEME as MLFLOW_SCHEME
-from iccm_assets.registry.mlflow_registry import MlflowRegistry, VersionRecord
+from iccm_assets.registry.mlflow_registry import MlflowRegistry, VersionRecord, hide_password
 from iccm_assets.registry.model_store import fetch_model
 from iccm_assets.registry.versions import get_version
 from iccm_assets.reporting.lineage import VersionLineage, load_version_lineage
@@ -93,7 +93,8 @@ def _export_to_mlflow(
             number, _ = registry.upload_version(describe_version(conn, lineage.version), Path(folder))
         except (MlflowException, OSError) as error:
             raise ModelError(
-                f"the MLflow server did not take {lineage.version} as {model} ({first_line(error)})",
+                f"the MLflow server did not take {lineage.version} as {model}"
+                f" ({hide_password(first_line(error))})",
                 hint="Export it again once the server answers: what it has by then is used.",
             ) from error
         return _report(lineage, f"models:/{model}/{number}", Path(folder))

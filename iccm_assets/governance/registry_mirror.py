@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -24,7 +23,12 @@ from iccm_assets.db import database
 from iccm_assets.db.locks import Lock, try_lock
 from iccm_assets.errors import IccmError, first_line
 from iccm_assets.governance.model_export import describe_version
-from iccm_assets.registry.mlflow_registry import MlflowRegistry, ModelRegistry, check_client
+from iccm_assets.registry.mlflow_registry import (
+    MlflowRegistry,
+    ModelRegistry,
+    check_client,
+    hide_password,
+)
 from iccm_assets.reporting.traffic_history import ServedVersion, TrafficEvent, compute_served_versions
 from iccm_assets.settings import AlertSettings, Settings, load_settings
 from iccm_assets.worker_process import exit_with_parent, parent_env
@@ -152,8 +156,8 @@ def mirror_decisions(
             except IccmError as failure:
                 error = failure.message[:MAX_ERROR_LENGTH]
             except Exception as failure:  # of MLflow's client, or of what it talks through
-                text = re.sub(r"://[^/@\s]+@", "://***@", first_line(failure))
-                error = f"{type(failure).__name__}: {text}"[:MAX_ERROR_LENGTH]
+                text = f"{type(failure).__name__}: {hide_password(first_line(failure))}"
+                error = text[:MAX_ERROR_LENGTH]
             conn.execute(_MARK, {"id": row.id, "error": error})
         delivered += not error
     return MirrorReport(delivered, count_pending_decisions(engine), error)
@@ -218,21 +222,28 @@ def read_history(registry: ModelRegistry) -> list[HistoryEntry]:
 def compute_aliases(history: Iterable[HistoryEntry]) -> dict[str, str | None]:
     """Return the version of each alias after these decisions.
 
-    ``production`` is the version that was last given all traffic; ``candidate`` the one that the gate passed
-    last, or that a rollout was opened for, until it is production, rolled back or aborted.
+    ``production`` is the version that was last given all traffic. ``candidate`` is that of the live rollout
+    or, without one, the version that the gate passed last and that is neither production nor taken back.
     """
     production: str | None = None
-    candidate: str | None = None
+    passed: str | None = None
+    rolling: str | None = None
     for entry in history:
-        ended = entry.event in ("rolled_back", "aborted") and candidate in (entry.candidate, entry.version)
-        if entry.event == "opened" or entry.verdict == "pass":
-            candidate = entry.version
-        elif ended or (entry.verdict is not None and candidate == entry.version):
-            candidate = None
+        if entry.verdict is not None:
+            if entry.verdict == "pass" and entry.version != production:
+                passed = entry.version
+            elif passed == entry.version:
+                passed = None
+            continue
+        if entry.event == "opened":
+            rolling = entry.version
+        ended = {entry.candidate, entry.version} if entry.event in ("rolled_back", "aborted") else set()
         if entry.weight == 1.0:
             production = entry.version
-            candidate = None if candidate == production else candidate
-    return {PRODUCTION_ALIAS: production, CANDIDATE_ALIAS: candidate}
+            ended.add(production)
+        passed = None if passed in ended else passed
+        rolling = None if rolling in ended else rolling
+    return {PRODUCTION_ALIAS: production, CANDIDATE_ALIAS: rolling or passed}
 
 
 def versions_served_at(history: Iterable[HistoryEntry], as_of: datetime) -> list[ServedVersion]:
@@ -246,7 +257,7 @@ def versions_served_at(history: Iterable[HistoryEntry], as_of: datetime) -> list
 def run_mirror_process(engine: sa.Engine, settings: Settings) -> MirrorReport:
     """Deliver what is due in another process, and end that if it takes too long.
 
-    Raises ``MissingPackageError`` or ``InputError`` where there is nothing to talk to.
+    Raises ``InputError`` where there is nothing to talk to.
     """
     check_client(settings.mlflow_model)
     command = [sys.executable, "-m", "iccm_assets.governance.registry_mirror"]

@@ -7,13 +7,14 @@ written under a key of its own, so that writing it again changes nothing.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from iccm_assets.errors import InputError, MissingPackageError
+from iccm_assets.errors import InputError
 from iccm_assets.settings import MLFLOW_MODEL_PATTERN
 
 SCHEME = "mlflow://"
@@ -69,7 +70,7 @@ class MlflowRegistry:
     client: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        """Raise ``MissingPackageError`` without the client, ``InputError`` without an address or name."""
+        """Raise ``InputError`` without the client, an address or a name that it can be."""
         check_client(self.name)
         for variable, value in _DEFAULTS.items():
             os.environ.setdefault(variable, value)
@@ -186,14 +187,23 @@ class MlflowRegistry:
             return str(self.client.get_experiment_by_name(name).experiment_id)
 
 
-def check_client(name: str) -> None:
-    """Raise if MLflow's client is not installed, no server is set, or this cannot be a model's name."""
+def check_client(name: str) -> str:
+    """Return the server's address, without a password.
+
+    Raises ``InputError`` if MLflow's client is not installed, no server is set, or this cannot be a name.
+    """
     if find_spec("mlflow") is None:
-        raise MissingPackageError("mlflow", hint="pip install 'iccm-assets[mlflow]'")
+        raise InputError("MLflow's client is not installed", hint="`pip install 'iccm-assets[mlflow]'`.")
     if not os.environ.get(TRACKING_URI):
         raise InputError(
             f"{TRACKING_URI} is not set, so there is no MLflow server to talk to",
-            hint=f"{TRACKING_URI}=http://HOST:5000",
+            hint=f"Set {TRACKING_URI}=http://HOST:5000.",
         )
     if MLFLOW_MODEL_PATTERN.fullmatch(name) is None:
         raise InputError(f"{name!r} cannot be the name of a registered model")
+    return hide_password(os.environ[TRACKING_URI])
+
+
+def hide_password(text: str) -> str:
+    """Return a text without the user names and passwords of the URLs in it."""
+    return re.sub(r"://[^/@\s]+@", "://***@", text)
