@@ -99,8 +99,8 @@ class MlflowRegistry:
     def find_version(self, version: str) -> Any:
         """Return MLflow's version that was made of this one; None where there is none."""
         query = f"name='{self.name}' and tags.`{VERSION_TAG}`='{version}'"
-        found = self.client.search_model_versions(query)
-        return min(found, key=lambda each: int(each.version), default=None)
+        matches = self.client.search_model_versions(query)
+        return min(matches, key=lambda each: int(each.version), default=None)
 
     def add_history(self, key: str, value: str) -> None:
         """Write one entry of the log (`ModelRegistry`)."""
@@ -118,11 +118,11 @@ class MlflowRegistry:
     def set_alias(self, alias: str, version: str | None) -> None:
         """Let an alias point to a version that is there, or to none (`ModelRegistry`)."""
         current = self.client.get_registered_model(self.name).aliases.get(alias)
-        wanted = None if version is None else self.find_version(version).version
-        if wanted is None and current is not None:
+        number = None if version is None else self.find_version(version).version
+        if number is None and current is not None:
             self.client.delete_registered_model_alias(self.name, alias)
-        elif wanted is not None and str(current) != str(wanted):
-            self.client.set_registered_model_alias(self.name, alias, wanted)
+        elif number is not None and str(current) != str(number):
+            self.client.set_registered_model_alias(self.name, alias, number)
 
     def _has_files(self, number: str) -> bool:
         return FILES_TAG in self.client.get_model_version(self.name, number).tags
@@ -130,22 +130,22 @@ class MlflowRegistry:
     def _ensure(self, record: VersionRecord) -> tuple[str, str]:
         """Return the number of the version and its run, of which the artifacts are; make what is missing."""
         self._ensure_model()
-        found = self.find_version(record.version)
-        if found is None:
+        registered = self.find_version(record.version)
+        if registered is None:
             run = self._ensure_run(record)
-            found = self.client.create_model_version(
+            registered = self.client.create_model_version(
                 self.name,
                 source=f"runs:/{run}/{ARTIFACTS}",
                 run_id=run,
                 tags={VERSION_TAG: record.version, **record.tags},
                 await_creation_for=_CREATION_SECONDS,
             )
-        changed = {name: value for name, value in record.tags.items() if found.tags.get(name) != value}
+        changed = {name: value for name, value in record.tags.items() if registered.tags.get(name) != value}
         for name, value in changed.items():
-            self.client.set_model_version_tag(self.name, found.version, name, value)
-        if record.description and not found.description:
-            self.client.update_model_version(self.name, found.version, record.description)
-        return str(found.version), str(found.run_id)
+            self.client.set_model_version_tag(self.name, registered.version, name, value)
+        if record.description and not registered.description:
+            self.client.update_model_version(self.name, registered.version, record.description)
+        return str(registered.version), str(registered.run_id)
 
     def _ensure_model(self) -> None:
         from mlflow.exceptions import MlflowException
