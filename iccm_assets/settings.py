@@ -39,6 +39,9 @@ PACKAGED_MODEL = PACKAGE / "simulation" / "data" / "base_model"
 PACKAGED_REHEARSAL = PACKAGE / "simulation" / "data" / "rehearsal.jsonl.gz"
 PACKAGED_CANARY_SET = PACKAGE / "simulation" / "data" / "canary_set.jsonl.gz"
 PACKAGED_AUDIT_SET = PACKAGE / "simulation" / "data" / "audit_set.jsonl.gz"
+# Experiment trackers; each is also the name of the module that it needs.
+TRACKERS = ("mlflow", "trackio", "tensorboard", "wandb")
+MLFLOW_MODEL_PATTERN = re.compile(r"\w([\w .-]{0,198}\w)?")
 # A conversation with an impossible time does not add partitions before this day.
 MIN_FIRST_DAY = date(2000, 1, 1)
 
@@ -248,6 +251,28 @@ class TrainingSettings(SettingsGroup):
     heartbeat_timeout_seconds: int = Field(
         900, ge=10, description="A running attempt without a heartbeat for this long is stalled."
     )
+    report_to: str = Field(
+        "",
+        description="Experiment trackers that show trainings and their evaluations, comma separated: mlflow,"
+        " trackio, tensorboard, wandb; empty: none.",
+    )
+    report_timeout_seconds: float = Field(
+        60.0,
+        gt=0,
+        le=600,
+        description="How long a training or an evaluation, once it is over, waits for its trackers; one that"
+        " needs longer is left behind with a warning.",
+    )
+
+    @field_validator("report_to", mode="after")
+    @classmethod
+    def _check_trackers(cls, value: str) -> str:
+        return ",".join(_parse_choices(value, TRACKERS)) if value.strip() else ""
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The experiment trackers of trainings."""
+        return tuple(filter(None, self.report_to.split(",")))
 
     @model_validator(mode="after")
     def _check_consistency(self) -> TrainingSettings:
@@ -722,6 +747,11 @@ class Settings(BaseSettings):
         "strict", description="`unsafe` runs untrusted code without isolation."
     )
     alert_urls: str = Field("", description="apprise URLs, comma separated.")
+    mlflow_model: str = Field(
+        "",
+        description="Registered model of the MLflow server at `MLFLOW_TRACKING_URI` that verdicts, promotions"
+        " and rollbacks are mirrored to; empty: none.",
+    )
     compute: Literal["local", "ray"] = Field(
         "local",
         description="Where training, evaluation, suite recording and scoring run: on this machine, or as jobs"
@@ -774,6 +804,13 @@ class Settings(BaseSettings):
         if value and re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s?#@]+", value) is None:
             raise ValueError("must be a URL such as s3://bucket/prefix, without a password")
         return value.rstrip("/")
+
+    @field_validator("mlflow_model", mode="after")
+    @classmethod
+    def _check_mlflow_model(cls, value: str) -> str:
+        if value and MLFLOW_MODEL_PATTERN.fullmatch(value) is None:
+            raise ValueError("must be the name of a registered model: letters, digits, spaces and _ . -")
+        return value
 
     @field_validator("owners", mode="after")
     @classmethod

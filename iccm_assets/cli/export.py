@@ -16,7 +16,12 @@ def export(
         str, typer.Argument(help="Model version, the start of its digest, or `production`.")
     ] = "production",
     to: Annotated[
-        str, typer.Option("--to", metavar="DIR|hf://ORG/NAME", help="A new directory, or a repository.")
+        str,
+        typer.Option(
+            "--to",
+            metavar="DIR|hf://ORG/NAME|mlflow://NAME",
+            help="A new directory, a repository or a model.",
+        ),
     ] = "",
     public: Annotated[
         bool, typer.Option("--public", help="Create the repository for everybody to read; else private.")
@@ -33,13 +38,14 @@ def export(
 
     The files are verified first. The card shows the results of the quality gate; `evidence.json` has the
     ancestry, the training run, all verdicts and the version's traffic, and no text of a conversation. In a
-    repository of the hub, a version is one commit with a tag; HF_TOKEN is the token.
+    repository of the hub, a version is one commit with a tag; HF_TOKEN is the token. On the MLflow server at
+    MLFLOW_TRACKING_URI it is a version of the registered model NAME.
     """
     from iccm_assets.errors import UsageError
     from iccm_assets.governance.model_export import export_version
 
     if not to:
-        raise UsageError("--to is missing", hint="Give a directory, or hf://ORG/NAME.")
+        raise UsageError("--to is missing", hint="Give a directory, hf://ORG/NAME or mlflow://NAME.")
     _, engine = open_platform()
     with engine.connect() as conn:
         report = export_version(conn, version, to, public=public, merged=merged)

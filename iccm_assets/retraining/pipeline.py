@@ -7,7 +7,7 @@ row stays `running` until the evaluation records its outcome.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -37,9 +37,10 @@ from iccm_assets.training.dataset import (
     describe_rehearsal_shortage,
     load_rehearsal,
 )
+from iccm_assets.training.run_tracking import TRACKER_RUNS, update_runs, version_tags
 from iccm_assets.training.sampling import SamplingJob, SamplingReport, load_answers
 from iccm_assets.training.sampling_sources import load_sources
-from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome
+from iccm_assets.training.worker_protocol import OPERATIONAL_FIELDS, TrainingJob, TrainingOutcome
 
 
 @dataclass(frozen=True)
@@ -252,13 +253,18 @@ def _skip(conn: sa.Connection, run: TrainingRun, base: ModelVersion, reason: str
 def _find_rolled_back(conn: sa.Connection, base: str, dataset: str, settings: Settings) -> str | None:
     """Return the rolled-back version that the same training gave before: it would give the same weights."""
     tr, mv = t.phase4_training_runs.c, t.model_versions.c
+    config = sa.literal(settings.training.model_dump(mode="json"), tr.config.type)
     query = (
         sa.select(mv.version)
         .join(t.phase4_training_runs, tr.candidate_version == mv.version)
         .where(mv.status == "rolled_back", tr.base_version == base, tr.dataset_digest == dataset)
-        .where(tr.config == settings.training.model_dump(mode="json"))
+        .where(_without_operational_fields(tr.config) == _without_operational_fields(config))
     )
     return conn.execute(query.limit(1)).scalar_one_or_none()
+
+
+def _without_operational_fields(config: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    return config.op("-")(sa.cast(sorted(OPERATIONAL_FIELDS), sa.ARRAY(sa.Text)))
 
 
 def locate_outcome(store: ModelStore, outcome: TrainingOutcome) -> TrainingOutcome:
@@ -284,7 +290,8 @@ def register_candidate(
             "base_digest": outcome.base_digest,
             "objective": plan.job.config.objective,
             **({"sampling": describe_sampling(plan.sampling)} if plan.sampling else {}),
-        }
+        },
+        **({TRACKER_RUNS: dict(outcome.tracker_runs)} if outcome.tracker_runs else {}),
     }
     with engine.begin() as conn:
         candidate = versions.register_version(
@@ -303,6 +310,20 @@ def register_candidate(
         examples = pool.c.conversation_id.in_([number for number in learned if number is not None])
         conn.execute(pool.update().where(examples).values(pinned=True))
     return candidate
+
+
+def name_tracked_runs(
+    candidate: ModelVersion, outcome: TrainingOutcome, settings: Settings, warn: Callable[[str], None]
+) -> None:
+    """Give the training's runs in the experiment trackers the name of the version that it has become."""
+    update_runs(
+        outcome.tracker_runs,
+        candidate.version,
+        home=settings.home,
+        timeout_seconds=settings.training.report_timeout_seconds,
+        warn=warn,
+        tags=version_tags(candidate),
+    )
 
 
 def candidate_metadata(

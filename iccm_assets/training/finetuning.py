@@ -46,11 +46,14 @@ from iccm_assets.settings import TrainingSettings
 from iccm_assets.training import checkpointing
 from iccm_assets.training.dataset import Dataset
 from iccm_assets.training.micro_batches import Widths, divide_step, get_max_tokens
+from iccm_assets.training.run_tracking import RunReporter
 from iccm_assets.training.training_method import resolve_method
 from iccm_assets.training.whole_model import WholeModelTraining, has_bf16
 from iccm_assets.training.worker_protocol import WeightChange
 
 ProgressCallback = Callable[[LossPoint], None]
+DescribeStart = Callable[[Mapping[str, Any], Mapping[str, Any], int], Mapping[str, Any]]
+Tracking = tuple[RunReporter, DescribeStart]
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def fine_tune(
     on_progress: ProgressCallback,
     identity: str | None = None,
     adapter: Path | None = None,
+    tracking: Tracking | None = None,
 ) -> FineTuneResult:
     """Train on the dataset's new and rehearsal examples, and use the epoch of least validation loss.
 
@@ -88,7 +92,8 @@ def fine_tune(
     ``scratch`` holds the Trainer's checkpoints and may be deleted afterwards. ``on_progress`` is called for
     every step and evaluation and may raise to stop. With an ``identity`` of this training, each epoch's
     checkpoint can be resumed, and a matching one in ``scratch`` is resumed, with the same bits as a
-    result. Raises ``TrainingDivergedError`` if the loss, the gradient or a weight is not finite.
+    result. With ``tracking`` the course of the training is sent to experiment trackers, too. Raises
+    ``TrainingDivergedError`` if the loss, the gradient or a weight is not finite.
     """
     checkpoint = None if identity is None else checkpointing.find_resume_point(scratch, identity)
     config = resolve_method(config, sum(weight.numel() for weight in loaded.model.parameters()))
@@ -119,7 +124,11 @@ def fine_tune(
             eval_dataset=sorted(validation, key=lambda example: _measure(example, loaded.kind)),
             data_collator=partial(_collate, loaded),
             compute_loss_func=partial(_token_loss, loaded.kind),
-            callbacks=[recorder, EarlyStoppingCallback(config.early_stopping_patience)],
+            callbacks=[
+                recorder,
+                EarlyStoppingCallback(config.early_stopping_patience),
+                *make_tracking_callbacks(tracking),
+            ],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(checkpoint.checkpoint) if checkpoint else None)
@@ -194,6 +203,30 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         point = LossPoint(state.global_step, state.max_steps, float(state.epoch or 0.0), **values)
         self.history.append(point)
         self._on_progress(point)
+
+
+def make_tracking_callbacks(tracking: Tracking | None) -> list[TrainerCallback]:
+    """Return the Trainer's callbacks that send the course of a training to its trackers, if it has any."""
+    return [_TrackerForwarder(*tracking)] if tracking and tracking[0].trackers else []
+
+
+class _TrackerForwarder(TrainerCallback):  # type: ignore[misc]
+    """Sends what the Trainer tells its callbacks to the process where the trackers' own ones are."""
+
+    def __init__(self, reporter: RunReporter, describe_start: DescribeStart) -> None:
+        self._reporter = reporter
+        self._describe_start = describe_start
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        parameters = sum(weight.numel() for weight in model.parameters())
+        self._reporter.send(self._describe_start(args.to_dict(), model.config.to_dict(), parameters))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        step = {"step": state.global_step, "total_steps": state.max_steps, "epoch": state.epoch}
+        self._reporter.send({"log": {**step, "logs": dict(logs)}})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._reporter.send({"finish": {}})
 
 
 def _collate(loaded: LoadedModel, rows: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:

@@ -22,7 +22,7 @@ from iccm_assets.models.tokenization import IGNORE_INDEX, EncodedExample, get_pa
 from iccm_assets.settings import TrainingSettings
 from iccm_assets.training import finetuning
 from iccm_assets.training.dataset import Dataset, TrainingExample
-from iccm_assets.training.finetuning import FineTuneResult, ProgressCallback
+from iccm_assets.training.finetuning import FineTuneResult, ProgressCallback, Tracking
 from iccm_assets.training.training_method import resolve_method
 from iccm_assets.training.whole_model import WholeModelTraining
 
@@ -39,6 +39,7 @@ def fine_tune_preferences(
     on_progress: ProgressCallback,
     identity: str | None = None,
     adapter: Path | None = None,
+    tracking: Tracking | None = None,
 ) -> FineTuneResult:
     """Train on the dataset's pairs, and use the epoch of least validation loss; see ``fine_tune``.
 
@@ -66,7 +67,11 @@ def fine_tune_preferences(
             eval_dataset=Rows.from_list(validation),
             data_collator=collator(pad_token_id=get_pad_token_id(loaded.tokenizer)),
             processing_class=copy.deepcopy(loaded.tokenizer),
-            callbacks=[recorder, EarlyStoppingCallback(config.early_stopping_patience)],
+            callbacks=[
+                recorder,
+                EarlyStoppingCallback(config.early_stopping_patience),
+                *finetuning.make_tracking_callbacks(tracking),
+            ],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()

@@ -46,6 +46,7 @@ from iccm_assets.registry.training_runs import heartbeat
 from iccm_assets.settings import get_settings
 from iccm_assets.storage_cache import open_storage_at
 from iccm_assets.training.dataset import Dataset, DatasetStore, read_dataset
+from iccm_assets.training.run_tracking import describe_start, start_reporter
 from iccm_assets.training.training_method import choose_method
 from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome, parse_job, to_reply
 from iccm_assets.worker_process import exit_with_parent, open_pipes
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from iccm_assets.models.generation import LoadedModel
-    from iccm_assets.training.finetuning import FineTuneResult
+    from iccm_assets.training.finetuning import DescribeStart, FineTuneResult
 
 log = logging.getLogger(__name__)
 
@@ -74,15 +75,16 @@ def train(
     progress: Callable[[LossPoint], None] = lambda point: None,
     still_current: Callable[[], bool] = lambda: True,
     before_import: Callable[[str, bool], None] = lambda objective, uses_adapters: None,
+    warn: Callable[[str], None] = log.warning,
 ) -> TrainingOutcome:
     """Fine-tune the base on the dataset and publish the candidate in the model store.
 
-    ``progress`` is called for each step and evaluation. ``still_current`` is the heartbeat: called every few
-    seconds, and once before publishing; false means that another attempt has taken over. ``before_import`` is
-    called before torch is imported, with the objective and whether it needs ``peft``. Raises
-    ``ModelNotFoundError``, ``CorruptCheckpointError``, ``InputError``, ``SettingsError`` for the inputs,
-    ``NoWeightsChangedError``, ``TrainingDivergedError``, ``StaleFenceError``, else ``TrainingError``; nothing is
-    published then.
+    ``progress`` is called for each step and evaluation, ``warn`` for each experiment tracker that cannot show
+    the training. ``still_current`` is the heartbeat: called every few seconds, and once before publishing;
+    false means that another attempt has taken over. ``before_import`` is called before torch is imported,
+    with the objective and whether it needs ``peft``. Raises ``ModelNotFoundError``,
+    ``CorruptCheckpointError``, ``InputError``, ``SettingsError`` for the inputs, ``NoWeightsChangedError``,
+    ``TrainingDivergedError``, ``StaleFenceError``, else ``TrainingError``; nothing is published then.
     """
     started = time.perf_counter()
     # A job that cannot be trained fails here, before the seconds that importing torch takes.
@@ -98,7 +100,7 @@ def train(
     from iccm_assets.training.checkpoint_export import write_checkpoint
     from iccm_assets.training.parent_model import load_parent
 
-    with _translated_errors():
+    with _translated_errors(), start_reporter(job.config, warn) as reporter:
         loaded = load_parent(parent, base, method=job.config.method)
         _resume_garbage_collection()
         device = get_device_class(loaded.model.device)
@@ -115,6 +117,7 @@ def train(
                 on_progress=_with_heartbeat(progress, still_current),
                 identity=_training_identity(job, loaded, dataset, device) if resumable else None,
                 adapter=parent if job.config.method == "lora" and parent != base else None,
+                tracking=(reporter, _describe_tracked_run(job, loaded, dataset)),
             )
             if trained.weight_change.changed_share == 0.0:
                 raise NoWeightsChangedError(
@@ -126,12 +129,25 @@ def train(
             published = store.publish(staging, manifest, _with_retries(still_current))
         finally:
             remove_tree(staging)
-    seconds = {
-        "load": round(loaded_at - started, 3),
-        "train": round(trained_at - loaded_at, 3),
-        "publish": round(time.perf_counter() - trained_at, 3),
+        seconds = {
+            "load": round(loaded_at - started, 3),
+            "train": round(trained_at - loaded_at, 3),
+            "publish": round(time.perf_counter() - trained_at, 3),
+        }
+        reporter.finish()
+    outcome = _build_outcome(published, dataset, trained, seconds)
+    return outcome.model_copy(update={"tracker_runs": dict(reporter.runs)})
+
+
+def _describe_tracked_run(job: TrainingJob, loaded: LoadedModel, dataset: Dataset) -> DescribeStart:
+    """Describe the run to its trackers; the version that will be its name is known after the training."""
+    tags = {
+        "iccm.training_run": job.run_id,
+        "iccm.attempt": str(job.attempt),
+        "iccm.parent_digest": loaded.digest,
+        "iccm.dataset_digest": dataset.digest,
     }
-    return _build_outcome(published, dataset, trained, seconds)
+    return describe_start(Path(job.home), job.config, f"training-{job.run_id}", tags)
 
 
 def _load_objective(job: TrainingJob) -> Callable[..., FineTuneResult]:
@@ -308,7 +324,9 @@ def _skip_unused_libraries(objective: str, uses_adapters: bool) -> None:
         sys.modules.setdefault(name, cast("ModuleType", None))
 
 
-def _run_job(values: Any, progress: Callable[[LossPoint], None]) -> dict[str, Any]:
+def _run_job(
+    values: Any, progress: Callable[[LossPoint], None], warn: Callable[[str], None] = log.warning
+) -> dict[str, Any]:
     """Train the job of these JSON values; return the outcome, or the platform's error, as JSON values."""
     try:
         job = parse_job(values)
@@ -316,7 +334,11 @@ def _run_job(values: Any, progress: Callable[[LossPoint], None]) -> dict[str, An
             job = job.move_home(get_settings().home)
         still_current = _make_heartbeat(job.training_run_id, job.fence)
         outcome = train(
-            job, progress=progress, still_current=still_current, before_import=_skip_unused_libraries
+            job,
+            progress=progress,
+            still_current=still_current,
+            before_import=_skip_unused_libraries,
+            warn=warn,
         )
         return to_reply(outcome)
     except IccmError as error:
@@ -336,7 +358,7 @@ def _reply_to_dagster() -> None:
                 last = time.monotonic()
                 pipes.report_custom_message({"point": asdict(point)})
 
-        reply = _run_job(pipes.get_extra("job"), report)
+        reply = _run_job(pipes.get_extra("job"), report, pipes.log.warning)
         if "error" in reply:
             pipes.log.error(str(IccmError.from_dict(reply["error"])))
         pipes.report_custom_message(reply)

@@ -98,6 +98,7 @@ def fine_tuned_checkpoint(
         )
         outcome = pipeline.locate_outcome(platform.model_store, parse_reply(messages))
         candidate = pipeline.register_candidate(platform.engine, claimed, plan, outcome)
+    pipeline.name_tracked_runs(candidate, outcome, platform.settings, context.log.warning)
     yield dg.MaterializeResult(
         metadata={
             **with_markdown(pipeline.candidate_metadata(candidate, plan, outcome)),
