@@ -52,7 +52,9 @@ def base_model(context: dg.AssetExecutionContext, platform: PlatformResource) ->
     owners=OWNERS,
     code_version=code_version(
         *("training.finetuning", "training.dataset", "training.checkpoint_export"),
-        *("training.sampling", "retraining.self_examples", "retraining.preferences"),
+        *("training.whole_model", "training.adapter_training", "training.training_method"),
+        *("training.preference_training", "training.sampling"),
+        *("retraining.self_examples", "retraining.preferences"),
         *("retraining.example_selection", "retraining.pipeline"),
     ),
     pool="training",
@@ -68,10 +70,11 @@ def fine_tuned_checkpoint(
 ) -> Iterator[dg.MaterializeResult[None]]:
     """A candidate: the production model fine-tuned on selected pool examples and rehearsal examples.
 
-    A separate process trains it, here or on a cluster; it is published under the digest of its content. With
-    the objective `rft` production answers recent sources itself before, in a process of its own, and the best
-    of these answers are examples, too. With fewer examples than the minimum nothing trains and the run ends
-    here, without an output.
+    It is a whole model, or an adapter of one, the default above a billion weights. A separate process trains
+    it, here or on a cluster; it is published under the digest of its content. With the objective `rft`
+    production answers recent sources itself before, in a process of its own, and the best of these answers
+    are examples, too. With fewer examples than the minimum nothing trains and the run ends here, without an
+    output.
     """
     from iccm_assets.reporting.formatting import markdown_image
     from iccm_assets.reporting.plots import plot_loss_curve
