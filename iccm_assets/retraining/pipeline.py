@@ -258,7 +258,8 @@ def _find_rolled_back(conn: sa.Connection, base: str, dataset: str, settings: Se
         sa.select(mv.version)
         .join(t.phase4_training_runs, tr.candidate_version == mv.version)
         .where(mv.status == "rolled_back", tr.base_version == base, tr.dataset_digest == dataset)
-        .where(_without_operational_fields(tr.config) == _without_operational_fields(config))
+        # A run of an earlier release has no value for a setting that is new since: it trained by the default.
+        .where(_without_operational_fields(tr.config).contained_by(config))
     )
     return conn.execute(query.limit(1)).scalar_one_or_none()
 

@@ -101,10 +101,10 @@ def test_without_the_package_the_error_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tiny_gpt2(tmp_path / "m")
+    assert load_settings(training={"objective": "dpo"}).training.objective == "dpo"
     monkeypatch.setitem(sys.modules, "trl", None)
     with pytest.raises(TrainingError, match=r"iccm-assets\[dpo\]"):
         fine_tune(directory)
-    assert load_settings(training={"objective": "dpo"}).training.objective == "dpo"
     monkeypatch.setattr(settings_module, "find_spec", lambda name: None)
     with pytest.raises(Exception, match=r"iccm-assets\[dpo\]"):
         load_settings(training={"objective": "dpo"})
