@@ -265,8 +265,8 @@ class VariantRunner:
     def _run(self, function: str, seconds: float, **parts: Any) -> dict[str, Any]:
         request = self.request | parts | {"seconds": seconds}
         limits = Limits(mutant_driver.WALL_FACTOR * seconds + GRACE_SECONDS, seconds + GRACE_SECONDS, 1 << 20)
-        # Packed: among the plans are objects that only the source can make. In the version of the judge, where
-        # equal values are not one object, as the source may see.
+        # Packed: among the plans are objects that only the source can make. In this version equal values are
+        # not one object, as in the judge: the source may ask.
         arguments = [_compile_module(Path(mutant_driver.__file__)), function, marshal.dumps(request, 2)]
         outcome = self.sandbox.run_case(0, ("call", "run", arguments, {}), limits)
         self.violations = outcome.violations
