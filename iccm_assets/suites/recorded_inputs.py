@@ -87,6 +87,7 @@ class _Knowledge:
     calls: list[tuple[list[Any], dict[str, Any]]] = field(default_factory=list)
     types: list[Types] = field(default_factory=list)
     trials: dict[Types, list[frozenset[int] | None]] = field(default_factory=dict)
+    tried_again: set[Types] = field(default_factory=set)
     corpus: list[Proposal] = field(default_factory=list)
 
 
@@ -173,6 +174,7 @@ class InputSearch:
                 continue
             count = DRAWS_AGAIN if knowledge.types else DRAWS_WITHOUT_ANY
             for types in knowledge.types or list(knowledge.trials)[:MAX_LIKELY_TYPES]:
+                knowledge.tried_again.add(types)
                 proposals += [Proposal(self._draw_plan(site, types), site, types) for _ in range(count)]
         return self._keep_new(proposals)
 
@@ -200,7 +202,8 @@ class InputSearch:
                 reached = None if branches is None else frozenset(n for n in branches if n < FIRST_COMPARISON)
                 self.sites[proposal.site].trials.setdefault(proposal.types, []).append(reached)
         for site in dict.fromkeys(proposal.site for proposal in proposals if proposal.types is not None):
-            self.sites[site].types = choose_types(self.sites[site].trials)
+            knowledge = self.sites[site]
+            knowledge.types = choose_types(knowledge.trials, knowledge.tried_again)
         for proposal, branches in zip(proposals, accepted, strict=True):
             if branches is None or not self.is_usable(proposal):
                 continue

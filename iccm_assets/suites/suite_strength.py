@@ -47,6 +47,10 @@ MAX_SOURCE_LENGTH = 200_000
 MAX_MUTANTS = {"cases": 24, "pytest": 12}
 
 CONSTANT_PASSES = "a constant passes it: what it calls does the same in all its cases"
+# What a source prints with: only the judge limits how much that is.
+_WRITERS = frozenset(
+    ("print", "pprint", "stdout", "stderr", "__stdout__", "__stderr__", "logging", "warnings", "traceback")
+)
 READS_TEXT = "it reads the text of the source: the same code with another text fails it"
 TOO_DEEP = "the source is nested too deep to analyse"
 Status = Literal["usable", "weak", "mismatch", "none"]
@@ -141,9 +145,13 @@ def _run_judge(
 
 def _is_quiet(report: CaseReport, source: SourceText) -> bool:
     """Whether the source passed without using much time, output, or anything outside."""
-    is_silent = not any(isinstance(node, ast.Name) and node.id == "print" for node in list_nodes(source.tree))
     passed = report.source_fate == "passed" and not report.violations
-    return passed and report.seconds <= QUICK_SECONDS and is_silent and b"stdout" not in source.data
+    names = {
+        getattr(node, "id", "") or getattr(node, "attr", "") or getattr(node, "name", "")
+        for node in list_nodes(source.tree)
+        if isinstance(node, ast.Name | ast.Attribute | ast.alias)
+    }
+    return passed and report.seconds <= QUICK_SECONDS and not names & _WRITERS
 
 
 def _explain_failure(measure: Callable[[], SuiteMeasurement]) -> SuiteMeasurement:

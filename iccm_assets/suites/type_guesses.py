@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from iccm_assets.suites.source_edits import list_nodes, walk
@@ -74,11 +74,13 @@ BY_METHOD = {
 }  # fmt: skip
 
 
-def choose_types(trials: dict[Types, list[frozenset[int] | None]]) -> list[Types]:
+def choose_types(
+    trials: dict[Types, list[frozenset[int] | None]], tried_again: Collection[Types]
+) -> list[Types]:
     """Choose the combinations that reach most, then what others add; ``trials`` has the likeliest first.
 
-    What is accepted rarely counts half. As long as each was tried a few times only, more are kept, since what
-    one adds may be chance.
+    What is accepted rarely counts half. As long as none was tried again, more are kept, since what one adds
+    may be chance; then only of those that were.
     """
     scores: list[tuple[float, int, bool, Types, frozenset[int]]] = []
     for index, (types, results) in enumerate(trials.items()):
@@ -89,7 +91,7 @@ def choose_types(trials: dict[Types, list[frozenset[int] | None]]) -> list[Types
             weight = 0.5 if is_rare else 1.0
             scores.append((-weight * len(reached), index, is_rare, types, reached))
     ranked = sorted(scores, key=lambda score: score[:2])
-    if all(len(results) <= DRAWS_OF_LIKELIEST for results in trials.values()):
+    if not tried_again:
         likely = [score[3] for score in scores if not score[2]][:MAX_LIKELY_TYPES]
         return list(dict.fromkeys([*likely, *(score[3] for score in ranked[:MAX_TYPES_AGAIN])]))
     chosen: list[Types] = []
@@ -99,7 +101,7 @@ def choose_types(trials: dict[Types, list[frozenset[int] | None]]) -> list[Types
     close = [item for item in ranked if not item[2] and len(item[4]) >= NEARLY * best]
     ranked = sorted(close, key=lambda score: score[1])[:1] + ranked
     for _, _, is_rare, types, reached in ranked:
-        if len(trials[types]) <= DRAWS_OF_LIKELIEST or (chosen and is_rare):
+        if types not in tried_again or (chosen and is_rare):
             continue
         if not chosen or (reached - covered and len(chosen) < MAX_KEPT_TYPES):
             chosen.append(types)
