@@ -288,7 +288,7 @@ def measure_ceiling(run: Run) -> float:
             torch.randn(size, size, generator=generator, device=run.device).bfloat16() for _ in range(2)
         )
         times = []
-        for _ in range(5):
+        for _ in range(9):
             began = run.clock()
             for _ in range(10):
                 torch.matmul(left, right)
