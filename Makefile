@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test test-all test-repeat mutate bench bench-quick check docs constraints format clean
+.PHONY: help install demo dev test test-all test-repeat mutate bench bench-quick gpu-check check docs constraints format clean
 
 help:  ## print the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -60,6 +60,10 @@ bench: $(INSTALLED) $(PEERS)/.installed  ## compare the hot paths with peers and
 
 bench-quick: $(INSTALLED) $(PEERS)/.installed  ## smaller comparisons, five minutes on two quiet cores
 	$(BIN)/python -m benchmarks --quick $(BENCH_ARGS)
+
+# The script needs no other file of the repository: it can be carried to the machine that has the GPU.
+gpu-check: $(INSTALLED)  ## measure training, generation and adapters on one GPU of 80 GB, in ten minutes
+	$(BIN)/python scripts/gpu_check.py --json build/gpu-check.json $(GPU_CHECK_ARGS)
 
 check: $(INSTALLED)  ## lint, formatting, types, import contracts, names, documentation
 	$(BIN)/ruff check .

@@ -130,6 +130,10 @@ class CorruptCheckpointError(ModelError):
     """The checkpoint does not match its manifest; it was not loaded."""
 
 
+class AdapterNotServedError(ModelError):
+    """The model server does not load or unload the adapter; production is unchanged."""
+
+
 class TrainingError(IccmError):
     """Training failed; production and the model store are unchanged."""
 

@@ -39,6 +39,9 @@ PACKAGED_MODEL = PACKAGE / "simulation" / "data" / "base_model"
 PACKAGED_REHEARSAL = PACKAGE / "simulation" / "data" / "rehearsal.jsonl.gz"
 PACKAGED_CANARY_SET = PACKAGE / "simulation" / "data" / "canary_set.jsonl.gz"
 PACKAGED_AUDIT_SET = PACKAGE / "simulation" / "data" / "audit_set.jsonl.gz"
+# Experiment trackers; each is also the name of the module that it needs.
+TRACKERS = ("mlflow", "trackio", "tensorboard", "wandb")
+MLFLOW_MODEL_PATTERN = re.compile(r"\w([\w .-]{0,198}\w)?")
 # A conversation with an impossible time does not add partitions before this day.
 MIN_FIRST_DAY = date(2000, 1, 1)
 
@@ -183,8 +186,20 @@ class SelectionSettings(SettingsGroup):
 class TrainingSettings(SettingsGroup):
     """Training of a candidate."""
 
-    method: Literal["full", "lora"] = Field(
-        "full", description="Train all weights, or low-rank adapters that are merged at the end."
+    objective: Literal["sft", "rft", "dpo"] = Field(
+        "sft",
+        description="What a candidate learns: accepted requirements (`sft`); these and the best of its own "
+        "sampled answers, by their verified score (`rft`); to prefer the accepted requirements to a "
+        "worse-scored answer (`dpo`, causal models; needs the extra `dpo`).",
+    )
+    dpo_beta: float = Field(
+        0.1, gt=0, le=10, description="How strongly `dpo` holds the candidate to the production model."
+    )
+    method: Literal["auto", "full", "lora"] = Field(
+        "auto",
+        description="`full`: train all weights and publish a whole model. `lora`: train a low-rank adapter "
+        "of a frozen base and publish the adapter alone. `auto`: `lora` above 1 billion weights, "
+        "else `full`.",
     )
     learning_rate: float = Field(1e-6, gt=0, le=1, description="Peak learning rate of AdamW.")
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
@@ -213,7 +228,8 @@ class TrainingSettings(SettingsGroup):
         1.0,
         gt=0,
         le=1,
-        description="Weight of the trained weights in the average with production's; 1: no averaging.",
+        description="Weight of the trained weights in the average with production's; 1: no averaging, the "
+        "only value for adapters.",
     )
     max_source_tokens: int = Field(2048, ge=8, description="Maximum tokens of an input.")
     max_target_tokens: int = Field(1024, ge=8, description="Maximum tokens of a target.")
@@ -223,13 +239,63 @@ class TrainingSettings(SettingsGroup):
     threads: int = Field(
         2, ge=1, description="torch threads; stored in the manifest, since floating-point sums depend on it."
     )
-    lora_r: int = Field(16, ge=1, description="Rank of the adapters.")
-    lora_alpha: int = Field(32, ge=1, description="Scaling of the adapters.")
+    lora_r: int = Field(
+        16, ge=1, description="Rank of the adapters; cannot change while an adapter is trained on."
+    )
+    lora_alpha: int = Field(
+        32, ge=1, description="Scaling of the adapters; cannot change while an adapter is trained on."
+    )
     max_runtime_seconds: int = Field(
         12 * 3600, ge=60, description="Maximum runtime of a retrain run; Dagster terminates it afterwards."
     )
     heartbeat_timeout_seconds: int = Field(
         900, ge=10, description="A running attempt without a heartbeat for this long is stalled."
+    )
+    report_to: str = Field(
+        "",
+        description="Experiment trackers that show trainings and their evaluations, comma separated: mlflow,"
+        " trackio, tensorboard, wandb; empty: none.",
+    )
+    report_timeout_seconds: float = Field(
+        60.0,
+        gt=0,
+        le=600,
+        description="How long a training or an evaluation, once it is over, waits for its trackers; one that"
+        " needs longer is left behind with a warning.",
+    )
+
+    @field_validator("report_to", mode="after")
+    @classmethod
+    def _check_trackers(cls, value: str) -> str:
+        return ",".join(_parse_choices(value, TRACKERS)) if value.strip() else ""
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The experiment trackers of trainings."""
+        return tuple(filter(None, self.report_to.split(",")))
+
+    @model_validator(mode="after")
+    def _check_consistency(self) -> TrainingSettings:
+        if self.method == "lora" and self.weight_averaging_alpha != 1.0:
+            raise ValueError(
+                f"weight_averaging_alpha of {self.weight_averaging_alpha:g} needs method=full: the average of"
+                f" two adapters of rank {self.lora_r} has rank {2 * self.lora_r}, no adapter is equal to it"
+            )
+        return self
+
+
+class SamplingSettings(SettingsGroup):
+    """The answers that production samples for `ICCM_TRAINING__OBJECTIVE` `rft` and `dpo`."""
+
+    samples: int = Field(
+        8, ge=1, le=64, description="Sampled answers to a source whose greedy answer is not right."
+    )
+    temperature: float = Field(1.0, gt=0, le=2, description="Temperature of the sampled answers.")
+    max_sources: int = Field(
+        200, ge=1, description="Maximum number of recent sources answered for one retrain, newest first."
+    )
+    max_judge_seconds: float = Field(
+        1800.0, gt=0, description="No further answer of one retrain is scored after this time, in seconds."
     )
 
 
@@ -475,7 +541,12 @@ class GatewaySettings(SettingsGroup):
     openai_urls: dict[str, str] = Field(
         {},
         description="JSON: version -> http://host:port/v1#model; the key * is the default, and {version}"
-        " stands for the name of the version.",
+        " stands for the name of the version. The server of adapters may stand under their base's digest.",
+    )
+    openai_models_path: str = Field(
+        "",
+        description="Directory at which model servers see `models` of the home, to load adapters from; empty:"
+        " at the same path.",
     )
     tokens: str = Field(
         "", description="Bearer tokens, comma separated, at least 16 characters each; required off loopback."
@@ -676,6 +747,11 @@ class Settings(BaseSettings):
         "strict", description="`unsafe` runs untrusted code without isolation."
     )
     alert_urls: str = Field("", description="apprise URLs, comma separated.")
+    mlflow_model: str = Field(
+        "",
+        description="Registered model of the MLflow server at `MLFLOW_TRACKING_URI` that verdicts, promotions"
+        " and rollbacks are mirrored to; empty: none.",
+    )
     compute: Literal["local", "ray"] = Field(
         "local",
         description="Where training, evaluation, suite recording and scoring run: on this machine, or as jobs"
@@ -698,6 +774,7 @@ class Settings(BaseSettings):
     selection: SelectionSettings = SelectionSettings()
     prompt: PromptSettings = PromptSettings()
     training: TrainingSettings = TrainingSettings()
+    sampling: SamplingSettings = SamplingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     judge: JudgeSettings = JudgeSettings()
     scoring: ScoringSettings = ScoringSettings()
@@ -728,6 +805,13 @@ class Settings(BaseSettings):
             raise ValueError("must be a URL such as s3://bucket/prefix, without a password")
         return value.rstrip("/")
 
+    @field_validator("mlflow_model", mode="after")
+    @classmethod
+    def _check_mlflow_model(cls, value: str) -> str:
+        if value and MLFLOW_MODEL_PATTERN.fullmatch(value) is None:
+            raise ValueError("must be the name of a registered model: letters, digits, spaces and _ . -")
+        return value
+
     @field_validator("owners", mode="after")
     @classmethod
     def _check_owners(cls, value: str) -> str:
@@ -753,6 +837,20 @@ class Settings(BaseSettings):
                 f"ICCM_ENDPOINTS__MEMBERS: no member is named {', '.join(unknown)}; the endpoints of"
                 f" ICCM_ORCHESTRA are: {known}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_objective(self) -> Settings:
+        """Reject an objective that this installation, or the method, cannot train."""
+        if self.training.objective != "dpo":
+            return self
+        if find_spec("trl") is None:
+            raise ValueError(
+                "ICCM_TRAINING__OBJECTIVE=dpo requires a package that is not installed: "
+                "pip install 'iccm-assets[dpo]'"
+            )
+        if self.training.method != "full":
+            raise ValueError("ICCM_TRAINING__OBJECTIVE=dpo requires ICCM_TRAINING__METHOD=full")
         return self
 
     @model_validator(mode="after")

@@ -124,8 +124,8 @@ class StorageCache:
             _held[lease] = descriptor, users + 1
         return lease
 
-    def release(self, kind: str, name: str) -> None:
-        """End one lease of this process; without one, do nothing."""
+    def release(self, kind: str, name: str) -> bool:
+        """End one lease of this process; return whether there was one."""
         lease = self.home / LEASES / kind / name
         with _held_lock:
             descriptor, users = _held.get(lease, (-1, 0))
@@ -134,6 +134,7 @@ class StorageCache:
             elif users:
                 del _held[lease]
                 os.close(descriptor)
+        return users > 0
 
     def make_room(self, size: int) -> list[Path]:
         """Remove what was not used for longest until ``size`` more bytes fit; return the directories.

@@ -138,6 +138,7 @@ def test_asset_keys_jobs_schedules_and_checks_are_the_ones_people_know(
         "decision_report_sensor": dg.DefaultSensorStatus.RUNNING,
         "new_data_threshold_sensor": dg.DefaultSensorStatus.RUNNING,
         "quality_degradation_sensor": dg.DefaultSensorStatus.RUNNING,
+        "registry_mirror_sensor": dg.DefaultSensorStatus.RUNNING,
         "retrain_dispatch_sensor": dg.DefaultSensorStatus.RUNNING,
         "run_failure_alert_sensor": dg.DefaultSensorStatus.RUNNING,
         "rollout_controller_sensor": dg.DefaultSensorStatus.RUNNING,

@@ -47,6 +47,10 @@ SOURCES = [
     "class Counter:\n    def __init__(self, step: int = 1):\n        self.step, self.total = step, 0\n"
     "    def add(self, n: int):\n        self.total += n * self.step if n > 0 else -n\n"
     "        return self.total\n",
+    "class Node:\n    def __init__(self, value=0):\n        self.value, self.neighbors = value, []\n"
+    "def is_near(start_node, end_node, limit: int):\n"
+    "    if start_node is end_node or limit < 1:\n        return start_node is end_node\n"
+    "    return any(is_near(other, end_node, limit - 1) for other in start_node.neighbors)\n",
 ]
 IMPORTS = """
 import pkgutil, sys

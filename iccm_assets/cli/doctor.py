@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import typer
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 PROGRAM_TIMEOUT_SECONDS = 20
+_PUBLISHED = {"full": "whole models", "lora": "adapters"}
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -73,6 +75,7 @@ def run_checks() -> Iterator[SystemCheck]:
     fix = "Correct ICCM_ORCHESTRA or ICCM_ORCHESTRA_QUORUM."
     yield _run_check("orchestra", _describe_orchestra, settings, fix)
     yield from check_real_traffic(settings)
+    yield from check_trackers(settings)
     if settings.compute == "ray":
         yield from check_cluster(settings)
     yield machine_checks.check_browser()
@@ -162,6 +165,22 @@ def check_real_traffic(settings: Settings) -> Iterator[SystemCheck]:
     if notice is not None:
         fix = "Set ICCM_ORCHESTRA to chat endpoints: openai:URL#model, … (docs/how-to/orchestra.md)."
         yield SystemCheck("real traffic", False, False, notice, fix)
+
+
+def check_trackers(settings: Settings) -> Iterator[SystemCheck]:
+    """Check that the experiment trackers and MLflow's client are installed; sends no request."""
+    from iccm_assets.registry.mlflow_registry import EXPERIMENT, check_client
+
+    for tracker in settings.training.trackers:
+        if tracker == "mlflow":
+            yield _run_check("tracker mlflow", lambda _: check_client(EXPERIMENT), settings)
+        else:
+            installed = find_spec(tracker) is not None
+            fix = "" if installed else f"`pip install {tracker}`, or remove it from ICCM_TRAINING__REPORT_TO."
+            detail = "installed" if installed else "not installed"
+            yield SystemCheck(f"tracker {tracker}", installed, True, detail, fix)
+    if settings.mlflow_model:
+        yield _run_check("MLflow model", lambda settings: check_client(settings.mlflow_model), settings)
 
 
 @contextmanager
@@ -261,6 +280,7 @@ def check_cluster(settings: Settings) -> Iterator[SystemCheck]:
 def _describe_base_model(settings: Settings) -> str:
     from iccm_assets.models.model_probe import probe_model
     from iccm_assets.registry import hub
+    from iccm_assets.training.training_method import resolve_method
 
     name = settings.base_model
     try:
@@ -271,7 +291,9 @@ def _describe_base_model(settings: Settings) -> str:
         fix = f"With a network: `hf download {name}`; without: set ICCM_BASE_MODEL to a directory."
         raise ModelNotFoundError(f"{name} is not in the Hugging Face cache", hint=fix) from None
     model = probe_model(directory, settings)
-    return f"{directory} answers ({model.kind}, {model.parameters:,} parameters, {model.tokens} tokens)"
+    method = resolve_method(settings.training, model.parameters).method
+    facts = f"{model.kind}, {model.parameters:,} parameters, {model.tokens} tokens"
+    return f"{directory} answers ({facts}); training publishes {_PUBLISHED[method]}"
 
 
 def _describe_embedder(settings: Settings) -> str:

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from iccm_assets.reporting.traffic_history import ServingPeriod
 
 MAX_LISTED = 10
-ROLE_HEADINGS = {"new": "Trained on as new", "rehearsal": "Rehearsed", "validation": "Used for validation"}
+ROLE_HEADINGS = {
+    "new": "Trained on as new",
+    "self": "Trained on by an own answer",
+    "rehearsal": "Rehearsed",
+    "validation": "Used for validation",
+}
 
 
 def lineage(

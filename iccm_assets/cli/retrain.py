@@ -119,7 +119,10 @@ def _print(run: TrainingRun, reason: str) -> None:
     gain = "" if run.improvement is None else f", improvement {run.improvement:+.4f}"
     out.print(f"training run {run.id}: [bold]{run.status}[/]{gain}")
     if run.candidate_version:
-        out.print(f"candidate {run.candidate_version}, from {run.base_version or 'the base model'}")
+        objective = run.config.get("objective", "sft")
+        out.print(
+            f"candidate {run.candidate_version}, from {run.base_version or 'the base model'}, by {objective}"
+        )
     for line in (run.notes or "").splitlines():
         label = "reason" if line == (reason or "requested manually") else "result"
         print_plain(f"{label}  {line}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
@@ -101,9 +101,26 @@ def _print_tables(platform: PlatformStatus, traffic: LiveTraffic) -> None:
     for retrain in platform.retrains[:1]:
         for line in str(retrain["notes"] or "").strip().splitlines()[-1:]:
             out.print(f"retrain {retrain['id']}: {line}", markup=False)
+        _print_sampling(retrain)
         if too_long := retrain["too_long"]:
             examples = pluralize(too_long, "example was longer", "examples were longer")
             out.print(f"retrain {retrain['id']}: {examples} than a token limit, and left out")
+
+
+def _print_sampling(retrain: Mapping[str, Any]) -> None:
+    """Print what the model answered itself for a retrain, if anything."""
+    if (sampling := retrain["sampling"]) is None:
+        return
+    shares = {
+        "not right greedily": sampling.get("wrong_greedy_share"),
+        "of these with an answer to learn from": sampling.get("accepted_share"),
+    }
+    parts = [pluralize(sampling["tried"], "source was answered", "sources were answered")]
+    parts += [f"{share:.0%} {name}" for name, share in shares.items() if share is not None]
+    parts.append(
+        pluralize(retrain["own_examples"] or 0, "own answer is an example", "own answers are examples")
+    )
+    out.print(f"retrain {retrain['id']}: {'; '.join(parts)}")
 
 
 def _arm_row(arm: ArmMetrics) -> dict[str, object]:
@@ -135,6 +152,15 @@ def _version_row(version: Mapping[str, object]) -> dict[str, object]:
 
 
 def _retrain_row(retrain: Mapping[str, object]) -> dict[str, object]:
-    names = ("id", "trigger", "status", "attempt", "timestamp", "candidate_version", "improvement")
+    names = (
+        "id",
+        "trigger",
+        "objective",
+        "status",
+        "attempt",
+        "timestamp",
+        "candidate_version",
+        "improvement",
+    )
     row = {name: retrain[name] for name in names}
     return {"candidate" if name == "candidate_version" else name: value for name, value in row.items()}

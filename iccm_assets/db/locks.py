@@ -28,6 +28,7 @@ class Lock(StrEnum):
     SESSION = "session"  # the conversation of one session, by session id
     BACKUP = "backup"  # the files that retention deletes
     SCORING = "scoring"  # one requirements row, by its id
+    REGISTRY_MIRROR = "registry_mirror"  # the order in which an MLflow registry gets decisions
     WORKER = "worker"  # held by who waits for a worker on another machine, by the worker's token
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from math import isnan, nan
+from math import isfinite, isnan, nan
 from statistics import fmean
 from typing import Any
 
@@ -27,6 +27,21 @@ MIN_HOLDOUT_ITEMS = 20
 def summarize_versions(outcome: EvaluationOutcome) -> dict[str, dict[str, Any]]:
     """Summarize each version: means, worst slice, latencies (ms) and the number of cached scores."""
     return {role: _version_summary(outcome, index) for index, role in enumerate(("candidate", "production"))}
+
+
+def tracked_figures(outcome: EvaluationOutcome) -> dict[str, float]:
+    """Return the figures of an evaluation that experiment trackers show beside the training, by name."""
+    figures: dict[str, Any] = {"gate/improvement": outcome.verdict.improvement}
+    for role, summary in summarize_versions(outcome).items():
+        for name in ("test_pass_rate", "implementation_variance", "api_compatibility", "error_rate"):
+            figures[f"gate/{role}_{name}"] = summary[name]
+        for unit in ("latency_ms", "latency_ms_per_token"):
+            figures |= {f"gate/{role}_{unit}_{name}": value for name, value in summary[unit].items()}
+        figures |= {f"gate/{role}_slice/{name}": rate for name, rate in summary["slices"].items()}
+    for rule in outcome.verdict.rules:
+        if rule.name == "improvement":
+            figures |= {f"gate/improvement_{name}": value for name, value in rule.numbers.items()}
+    return {name: float(value) for name, value in figures.items() if value is not None and isfinite(value)}
 
 
 def slice_means(scores: VersionScores, slices: Mapping[str, str]) -> dict[str, float]:

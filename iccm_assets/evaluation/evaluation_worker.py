@@ -39,10 +39,12 @@ from iccm_assets.models.generation import (
 )
 from iccm_assets.registry import versions
 from iccm_assets.registry.model_store import fetch_model
+from iccm_assets.registry.registry_events import record_verdict
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.scoring.orchestra import Orchestra, load_orchestra_from_settings
 from iccm_assets.settings import Settings, load_settings
 from iccm_assets.suites.suite_runner import get_judge_version
+from iccm_assets.training.run_tracking import TRACKER_RUNS, update_runs, version_tags
 from iccm_assets.worker_process import run_pipes_worker
 
 # Columns of the forgetting matrix before production's; more are not readable.
@@ -106,6 +108,7 @@ def evaluate(
     }
     _store_verdict(engine, outcome, evidence, context)
     log(f"quality gate: {verdict.status}; {'; '.join(verdict.reasons)}")
+    _report_to_trackers(outcome, settings, log)
     return outcome
 
 
@@ -137,7 +140,7 @@ def _load_ancestors(conn: sa.Connection, version: ModelVersion) -> list[ModelVer
 
 def _load_version(version: ModelVersion, settings: Settings) -> EvaluatedVersion:
     set_threads(settings.training.threads)
-    loaded = load_model(fetch_model(version.path, settings))
+    loaded = load_model(fetch_model(version.path, settings), shared=True)
     check_answers(loaded, settings.evaluation.max_new_tokens)
 
     def generate_responses(sources: Sequence[str], batch_size: int) -> list[GeneratedResponse]:
@@ -205,6 +208,7 @@ def _store_verdict(
             **context,
         )
         verdict_id = conn.execute(statement.returning(t.gate_verdicts.c.id)).scalar_one()
+        record_verdict(conn, verdict_id)
         if verdict.status != "pass":
             raise_alert(
                 conn,
@@ -215,6 +219,25 @@ def _store_verdict(
                 + "; ".join(verdict.reasons),
             )
         _update_versions(conn, outcome)
+
+
+def _report_to_trackers(outcome: EvaluationOutcome, settings: Settings, log: Callable[[str], None]) -> None:
+    """Add the verdict and its figures to the runs that show the candidate's training."""
+    verdict = outcome.verdict
+    update_runs(
+        outcome.candidate.metrics.get(TRACKER_RUNS, {}),
+        outcome.candidate.version,
+        home=settings.home,
+        timeout_seconds=settings.training.report_timeout_seconds,
+        warn=lambda text: log(f"warning: {text}"),
+        tags={
+            **version_tags(outcome.candidate),
+            "iccm.verdict": verdict.status,
+            "iccm.verdict_reason": "; ".join(verdict.reasons),
+            "iccm.production": outcome.production.version,
+        },
+        figures=evaluation_report.tracked_figures(outcome),
+    )
 
 
 def _update_versions(conn: sa.Connection, outcome: EvaluationOutcome) -> None:

@@ -51,10 +51,11 @@ def load_production_holdout(engine: sa.Engine, settings: Settings) -> list[Holdo
     for start in range(0, len(recent), MAX_ITEMS):
         rows = load_holdout_rows(engine, recent[start : start + MAX_ITEMS])
         if embedder is not None and rows:
-            vectors = embed_texts(engine, [row.requirements for row in rows], embedder).vectors
+            own = embed_texts(engine, _load_own_answers(engine), embedder).vectors.normalized()
+            vectors = embed_texts(engine, [row.requirements for row in rows], embedder).vectors.normalized()
             threshold = settings.curation.duplicate_similarity
-            matches = find_nearest(vectors.normalized(), trained_on, threshold)
-            rows = [row for row, match in zip(rows, matches, strict=True) if match is None]
+            matches = [find_nearest(vectors, known, threshold) for known in (trained_on, own)]
+            rows = [row for row, *known in zip(rows, *matches, strict=True) if known == [None, None]]
         items += rows
         if len(items) >= MAX_ITEMS:
             break
@@ -96,6 +97,15 @@ def load_holdout_rows(engine: sa.Engine, ids: list[int]) -> list[HoldoutItem]:
                 digest = content_sha256(json.dumps([source, row.test_suite], sort_keys=True))[:16]
                 items.append(HoldoutItem(row.id, source, row.text, suite, digest))
     return items
+
+
+def _load_own_answers(engine: sa.Engine) -> list[str]:
+    """Load the answers that models gave themselves and that a training run has used (L12)."""
+    used, answers = t.training_run_examples.c, t.sampled_answers
+    in_training = sa.exists().where(used.sampled_answer_id == answers.c.id)
+    query = sa.select(answers.c.text).where(in_training, answers.c.text.is_not(None)).order_by(answers.c.id)
+    with engine.connect() as conn:
+        return list(conn.execute(query).scalars())
 
 
 def _load_training_vectors(engine: sa.Engine) -> TextVectors:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from iccm_assets.gateway.batching import Backend, BackendResponse, DynamicBatcher
-from iccm_assets.gateway.model_pool import ModelLoader
+from iccm_assets.gateway.model_pool import ModelLoader, ServerCleaner
 from iccm_assets.gateway.openai_backend import WARM_UP_SOURCE, OpenAiBackend
 from iccm_assets.gateway.routing import ModelLocation
+from iccm_assets.gateway.served_adapters import unload_unused_adapters
 from iccm_assets.models.token_streaming import TextListener
 from iccm_assets.registry.model_store import ModelStore, fetch_model
 from iccm_assets.settings import Settings
@@ -20,6 +22,11 @@ def make_model_loader(settings: Settings) -> ModelLoader:
     return lambda version: load_transformers_backend(version, settings)
 
 
+def make_server_cleaner(settings: Settings) -> ServerCleaner | None:
+    """Make the function that unloads unused adapters from model servers; None where there are no servers."""
+    return partial(unload_unused_adapters, settings) if settings.gateway.backend == "openai" else None
+
+
 def load_transformers_backend(version: ModelLocation, settings: Settings) -> Backend:
     """Load a version into this process, verify its manifest, and generate one response to warm it up."""
     from iccm_assets.models import generation
@@ -29,7 +36,7 @@ def load_transformers_backend(version: ModelLocation, settings: Settings) -> Bac
     store = ModelStore.open(settings)
     directory = fetch_model(settings.home / version.path, settings)
     try:
-        loaded = generation.load_model(directory, device=limits.device or None)
+        loaded = generation.load_model(directory, device=limits.device or None, shared=True)
         version.check_digest(loaded.digest)
     except BaseException:
         store.release(directory.name)

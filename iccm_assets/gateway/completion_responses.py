@@ -18,15 +18,16 @@ from iccm_assets.scoring.chat_responses import classify_finish_reason
 from iccm_assets.scoring.reconstruction import is_blank
 
 
-def parse_completion(body: bytes, secret: str = "") -> BackendResponse:
+def parse_completion(body: bytes, secret: str = "", model: str | None = None) -> BackendResponse:
     """Read a completion without its thinking; raise ``GenerationError`` if it is none, or no answer.
 
-    ``secret``, the API key, is never repeated.
+    ``secret``, the API key, is never repeated. With ``model``, an answer of another model is none.
     """
     try:
         completion = json.loads(body)
         if completion.get("error"):
             raise _reported_error(completion["error"], secret)
+        _check_model(completion, model)
         choice = completion["choices"][0]
         text, finish = choice["text"], choice.get("finish_reason")
         reasoning = _has_reasoning(choice)
@@ -40,6 +41,12 @@ def parse_completion(body: bytes, secret: str = "") -> BackendResponse:
     answer, thinking = drop_thinking_marks(text or "")
     is_complete = _check_answer(answer, finish, thinking, reasoning)
     return BackendResponse(answer, *_read_usage(usage), is_complete)
+
+
+def _check_model(completion: dict[str, object], model: str | None) -> None:
+    """Raise ``GenerationError`` if a server says that another model than this one has answered."""
+    if model is not None and (stated := completion.get("model") or model) != model:
+        raise GenerationError(f"the server answered with model {server_words(str(stated))}, not {model}")
 
 
 def _reported_error(error: object, secret: str) -> GenerationError:
@@ -98,8 +105,8 @@ class LineBuffer:
 class CompletionStream:
     """Reads the server-sent events of a streamed completion."""
 
-    def __init__(self, listener: TextListener, secret: str = "") -> None:
-        self._listener, self._secret = listener, secret
+    def __init__(self, listener: TextListener, secret: str = "", model: str | None = None) -> None:
+        self._listener, self._secret, self._model = listener, secret, model
         self._thinking, self._has_reasoning = ThinkingFilter(), False
         self._texts: list[str] = []
         self._pieces = 0
@@ -117,6 +124,7 @@ class CompletionStream:
             event = json.loads(data)
             if event.get("error"):
                 raise _reported_error(event["error"], self._secret)
+            _check_model(event, self._model)
             self._usage = event.get("usage") or self._usage
             [choice] = event.get("choices") or [{"text": ""}]
             text, self._finish = choice.get("text") or "", choice.get("finish_reason") or self._finish

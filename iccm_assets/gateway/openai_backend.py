@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,25 +14,34 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 import httpx2
 
-from iccm_assets.endpoint_urls import EndpointAddress, parse_orchestra
-from iccm_assets.errors import ModelError
+from iccm_assets.errors import ModelError, first_line
 from iccm_assets.gateway.batching import BackendResponse, GenerationError, QueueFullError
 from iccm_assets.gateway.completion_responses import CompletionStream, LineBuffer, parse_completion
+from iccm_assets.gateway.model_server_client import (
+    MAX_ERROR_BYTES,
+    ListedModel,
+    classify_rejection,
+    list_models,
+    make_headers,
+    open_client,
+    read_key,
+    read_whole,
+)
 from iccm_assets.gateway.model_server_errors import (
     EmptyResponseError,
     FilteredResponseError,
+    ModelNotServedError,
     ServerAccessError,
-    rejection_error,
     server_words,
 )
 from iccm_assets.gateway.routing import ModelLocation
+from iccm_assets.gateway.served_adapters import ServedAdapter, check_base, find_server, get_server_path
 from iccm_assets.gateway.server_prompts import TEXT_PROBES, ServerPrompt, VersionPrompts
 from iccm_assets.models.token_streaming import TextListener
 from iccm_assets.settings import Settings
 
 WARM_UP_SOURCE = "def add(a, b):\n    return a + b\n"
 MAX_RESPONSE_BYTES = 4 << 20
-MAX_ERROR_BYTES = 64 << 10
 MAX_LISTED_MODELS = 5
 LOG_INTERVAL_SECONDS = 60.0
 # uvicorn, and so vLLM, closes an idle connection after 5 s, which no request must meet.
@@ -48,12 +55,11 @@ class OpenAiBackend:
 
     It is sent as the token ids of training, or as text to a server that takes no ids. The server batches;
     only the number of concurrent requests is limited here. Creating a backend checks that the server has the
-    model and requests one completion. The API key is read from ``OPENAI_API_KEY``.
+    model, or makes it load the adapter, and requests one completion. The API key is read from
+    ``OPENAI_API_KEY``.
     """
 
     def __init__(self, version: ModelLocation, settings: Settings) -> None:
-        self._address = find_endpoint(version.version, settings.gateway.openai_urls)
-        self._completions_url = f"{self._address.url}/completions"
         self._limit = settings.gateway.queue_size
         self._max_tokens = settings.evaluation.max_new_tokens
         self._timeout = settings.gateway.timeout_seconds
@@ -61,20 +67,28 @@ class OpenAiBackend:
         self._client: _Client | None = None
         self._last_access_error = -LOG_INTERVAL_SECONDS
         self._prompts = VersionPrompts(version, settings)
+        base_digest = self._prompts.base_digest
+        self._address = find_server(version.version, base_digest, settings.gateway.openai_urls)
+        self._completions_url = f"{self._address.url}/completions"
+        self._model, self._adapter = self._address.model, None
+        if base_digest is not None:
+            path = get_server_path(self._prompts.directory, settings)
+            self._model = version.digest
+            self._adapter = ServedAdapter(version.digest, base_digest, self._address.url, path)
+        self._loading: asyncio.Task[None] | None = None
         self._load()
 
     def _load(self) -> None:
         """Check that the server has the model and answers; raise ``ModelError`` with its words if not."""
-        where = f"{self._address.url} with model {self._address.model}"
+        where = f"{self._address.url} with model {self._model}"
         try:
-            with httpx2.Client(timeout=self._timeout, headers=_headers()) as client:
-                names = _parse_models(_read_whole(client.get(f"{self._address.url}/models")))
-                if self._address.model not in names:
-                    listed = ", ".join(map(server_words, names[:MAX_LISTED_MODELS])) or "none"
-                    raise ModelError(
-                        f"{self._address.url} does not serve model {self._address.model}; it serves {listed}",
-                        hint="Start the server with this model, or correct ICCM_GATEWAY__OPENAI_URLS.",
-                    )
+            with open_client(self._timeout) as client:
+                served = list_models(client, self._address.url)
+                if self._adapter is None:
+                    self._check_served(served)
+                else:
+                    check_base(self._adapter, self._address, served)
+                    self._adapter.load(client)
                 self._warm_up(client)
         except (EmptyResponseError, FilteredResponseError) as error:
             # Other sources may have an answer, and those that have none are counted one by one.
@@ -84,12 +98,21 @@ class OpenAiBackend:
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
             raise ModelError(f"{where} cannot be reached: {type(error).__name__}") from None
 
+    def _check_served(self, served: Sequence[ListedModel]) -> None:
+        names = [model.name for model in served]
+        if self._model not in names:
+            listed = ", ".join(map(server_words, names[:MAX_LISTED_MODELS])) or "none"
+            raise ModelError(
+                f"{self._address.url} does not serve model {self._model}; it serves {listed}",
+                hint="Start the server with this model, or correct ICCM_GATEWAY__OPENAI_URLS.",
+            )
+
     def _warm_up(self, client: httpx2.Client) -> None:
         """Request one completion, by token ids, or by text if the server rejects those."""
 
         def complete(source: str) -> BackendResponse:
             body = self._body(self._prompts.encode(source))
-            return parse_completion(_read_whole(client.post(self._completions_url, json=body)), _read_key())
+            return self._parse(read_whole(client.post(self._completions_url, json=body)))
 
         try:
             complete(WARM_UP_SOURCE)
@@ -111,11 +134,15 @@ class OpenAiBackend:
         try:
             session = await self._open_session()
             prompt = await self._prompts.encode_async(source)
-            body = self._body(prompt)
-            if listener is not None:
-                response = await self._stream(session, body, listener)
-            else:
-                response = parse_completion(await self._request(session, body), _read_key())
+            try:
+                response = await self._complete(session, self._body(prompt), listener)
+            except ModelNotServedError:
+                if self._adapter is None:
+                    raise
+                # The server was started again, or unloaded the adapter for another replica. Nothing was
+                # answered yet.
+                await self._load_again(self._adapter)
+                response = await self._complete(session, self._body(prompt), listener)
             return replace(response, is_truncated=prompt.is_truncated)
         except aiohttp.ClientError as error:
             raise GenerationError(type(error).__name__) from None
@@ -124,6 +151,23 @@ class OpenAiBackend:
             raise
         finally:
             self._running -= 1
+
+    async def _load_again(self, adapter: ServedAdapter) -> None:
+        """Make the server load the adapter once for all requests that miss it."""
+
+        def load() -> None:
+            with open_client(self._timeout) as client:
+                adapter.load(client)
+            log.warning(
+                "%s had lost the adapter %s and has loaded it again", adapter.url, adapter.digest[:12]
+            )
+
+        if self._loading is None or self._loading.done():
+            self._loading = asyncio.create_task(asyncio.to_thread(load))
+        try:
+            await asyncio.shield(self._loading)
+        except (ModelError, httpx2.HTTPError) as error:
+            raise ModelNotServedError(first_line(error)) from None
 
     async def _open_session(self) -> aiohttp.ClientSession:
         """Return the session of the running event loop: connections belong to the one that opened them."""
@@ -142,20 +186,29 @@ class OpenAiBackend:
             self._last_access_error = time.monotonic()
             log.error("%s: %s", self._address.url, error)
 
-    async def _request(self, session: aiohttp.ClientSession, body: dict[str, Any]) -> bytes:
+    async def _complete(
+        self, session: aiohttp.ClientSession, body: dict[str, Any], listener: TextListener | None
+    ) -> BackendResponse:
+        if listener is not None:
+            return await self._stream(session, body, listener)
         async with session.post(self._completions_url, json=body, allow_redirects=False) as response:
-            return await _read_completion(response)
+            return self._parse(await _read_completion(response))
+
+    def _parse(self, body: bytes) -> BackendResponse:
+        """Read a completion; the server of an adapter must not answer with another one."""
+        return parse_completion(body, read_key(), self._model if self._adapter else None)
 
     async def _stream(
         self, session: aiohttp.ClientSession, body: dict[str, Any], listener: TextListener
     ) -> BackendResponse:
         """Pass on what the server writes; it must say that it has finished."""
-        stream, lines, size = CompletionStream(listener, _read_key()), LineBuffer(), 0
+        expected = self._model if self._adapter else None
+        stream, lines, size = CompletionStream(listener, read_key(), expected), LineBuffer(), 0
         body = body | {"stream": True, "stream_options": {"include_usage": True}}
         async with session.post(self._completions_url, json=body, allow_redirects=False) as response:
             if response.status != 200 or "json" in response.headers.get("content-type", ""):
                 # An error, or the whole response of a server that does not stream.
-                whole = parse_completion(await _read_completion(response), _read_key())
+                whole = self._parse(await _read_completion(response))
                 listener(whole.text, whole.output_tokens or 1)
                 return whole
             async for chunk in response.content.iter_any():
@@ -169,21 +222,11 @@ class OpenAiBackend:
 
     def _body(self, prompt: ServerPrompt) -> dict[str, Any]:
         return {
-            "model": self._address.model,
+            "model": self._model,
             "prompt": prompt.value,
             "max_tokens": self._max_tokens,
             "temperature": 0,
         }
-
-
-def find_endpoint(version: str, urls: dict[str, str]) -> EndpointAddress:
-    """Find the endpoint that serves a version; raise ``ModelError`` if no URL is configured for it."""
-    url = urls.get(version) or urls.get("*")
-    if url is None:
-        raise ModelError(f"no URL is configured for {version}", hint="Add it to ICCM_GATEWAY__OPENAI_URLS.")
-    [address] = parse_orchestra(f"openai:{url.replace('{version}', version)}")
-    assert isinstance(address, EndpointAddress)  # since it starts with openai:
-    return address
 
 
 @dataclass(frozen=True)
@@ -203,7 +246,7 @@ async def _hold_session(url: str, timeout: float, limit: int) -> AsyncGenerator[
         connector=aiohttp.TCPConnector(
             limit=limit, keepalive_timeout=IDLE_CONNECTION_SECONDS, ssl=httpx2.create_ssl_context()
         ),
-        headers=_headers(),
+        headers=make_headers(),
         timeout=aiohttp.ClientTimeout(sock_connect=timeout, sock_read=timeout),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
@@ -222,35 +265,5 @@ async def _read_completion(response: aiohttp.ClientResponse) -> bytes:
         if len(body) > MAX_RESPONSE_BYTES:
             raise GenerationError(f"the response is larger than {MAX_RESPONSE_BYTES >> 20} MiB")
     if is_error:
-        raise _rejection_error(response.status, response.headers, bytes(body))
+        raise classify_rejection(response.status, response.headers, bytes(body))
     return bytes(body)
-
-
-def _read_whole(response: httpx2.Response) -> bytes:
-    if response.status_code != 200:
-        raise _rejection_error(response.status_code, response.headers, response.content)
-    return response.content
-
-
-def _rejection_error(status: int, headers: Mapping[str, str], body: bytes) -> GenerationError:
-    is_plain = headers.get("content-encoding", "identity") == "identity"
-    text = body[:MAX_ERROR_BYTES] if is_plain else b""
-    return rejection_error(status, headers, text, _read_key())
-
-
-def _parse_models(body: bytes) -> list[str]:
-    """Return the names in a list of models; raise ``GenerationError`` if it is none."""
-    try:
-        return [model["id"] for model in json.loads(body)["data"] if isinstance(model.get("id"), str)]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise GenerationError("the list of models is not one") from None
-
-
-def _read_key() -> str:
-    return os.environ.get("OPENAI_API_KEY", "").strip()
-
-
-def _headers() -> dict[str, str]:
-    key = _read_key()
-    # A small compressed response could expand without bound while it is read.
-    return {"Accept-Encoding": "identity", **({"Authorization": f"Bearer {key}"} if key else {})}

@@ -81,7 +81,8 @@ class CanarySplit(BaseModel):
 class Routing:
     """Snapshot of production, the live rollout if any, and the models they need.
 
-    ``ready_everywhere`` contains the versions that all live replicas have ready (G3).
+    ``ready_everywhere`` contains the versions that all live replicas have ready (G3), ``ready_somewhere``
+    those that at least one has; ``versions`` knows all of them.
     """
 
     production: str
@@ -89,6 +90,7 @@ class Routing:
     previous_version: str | None = None
     versions: Mapping[str, ModelLocation] = field(default_factory=dict)
     ready_everywhere: frozenset[str] = frozenset()
+    ready_somewhere: frozenset[str] = frozenset()
     replicas: int = 1
 
     def required_models(self, keep_previous_warm: bool) -> list[ModelLocation]:
@@ -99,6 +101,10 @@ class Routing:
         if keep_previous_warm and self.previous_version is not None:
             names.append(self.previous_version)
         return [self.versions[name] for name in dict.fromkeys(names) if name in self.versions]
+
+    def loaded_elsewhere(self) -> list[ModelLocation]:
+        """List the models that live replicas have loaded, whether or not they are still required."""
+        return [self.versions[name] for name in sorted(self.ready_somewhere) if name in self.versions]
 
 
 @dataclass(frozen=True)
@@ -176,6 +182,7 @@ def parse_routing(row: Mapping[str, Any], queried_at: float) -> tuple[Routing | 
         previous_version=row["previous"],
         versions={version["version"]: ModelLocation(**version) for version in row["versions"] or []},
         ready_everywhere=frozenset.intersection(*replicas) if replicas else frozenset(),
+        ready_somewhere=frozenset().union(*replicas),
         replicas=len(replicas),
     )
     return routing, clock

@@ -37,9 +37,12 @@ _STATE = f"""
     ), previous as (
         select version from iccm.model_versions where status = 'retired' and deployed_at is not null
         order by deployed_at desc limit 1
+    ), replica as (
+        {LIVE_REPLICAS_SQL}
     ), needed as (
         select version from serving union select version from previous
         union select candidate from live union select former from live
+        union select unnest(ready_versions) from replica
     )
     select clock.now, clock.rate,
         (select version from serving) as production,
@@ -47,7 +50,7 @@ _STATE = f"""
         (select to_jsonb(live) from live) as rollout,
         (select jsonb_agg(jsonb_build_object('version', version, 'path', path, 'digest', digest))
             from iccm.model_versions where version in (select version from needed)) as versions,
-        (select jsonb_agg(replica.ready_versions) from ({LIVE_REPLICAS_SQL}) as replica) as replicas
+        (select jsonb_agg(replica.ready_versions) from replica) as replicas
     from {CLOCK_SQL}
 """
 _HEARTBEAT = """
@@ -142,7 +145,8 @@ class RoutingSync(threading.Thread):
         assert row is not None  # the query always returns one row
         routing, self.clock = parse_routing(row, queried_at)
         if routing is not None:
-            self._models.set_required(routing.required_models(self._keep_previous))
+            required = routing.required_models(self._keep_previous)
+            self._models.set_required(required, routing.loaded_elsewhere())
             self.routing = routing
         self._tokens.replace(conn.execute(READ_TOKENS).fetchall())
         self._store_uses(conn)

@@ -27,6 +27,7 @@ from iccm_assets.db.embedded.server_watch import watch_server
 from iccm_assets.errors import AddressError, DatabaseUnreachableError
 from iccm_assets.gateway.app import Gateway, create_app
 from iccm_assets.gateway.auth import Authenticator, require_tokens_off_loopback, token_digests
+from iccm_assets.gateway.backends import make_server_cleaner
 from iccm_assets.gateway.database_metrics import DatabaseCollector
 from iccm_assets.gateway.http_protocol import LimitedHttpProtocol
 from iccm_assets.gateway.metrics import Metrics
@@ -175,7 +176,7 @@ class _GatewayProcess:
         self._settings = settings
         self._engine: Engine | None = None
         self._lookups: Connection | None = None
-        self.models, self.tokens = ModelPool(load), TokenStore()
+        self.models, self.tokens = ModelPool(load, make_server_cleaner(settings)), TokenStore()
         self.collector = DatabaseCollector(self.engine, settings)
         self.metrics = Metrics(self.collector)
         self.spool = Spool(settings.home / "spool", replica, int(limits.spool_max_mib * (1 << 20)))

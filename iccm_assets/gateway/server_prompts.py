@@ -36,12 +36,14 @@ class VersionPrompts:
     """Makes the prompts of one version, by its tokenizer and its prompt; its weights are not needed.
 
     Raises ``CorruptCheckpointError`` if the version's directory is another model's, ``ModelError`` if its
-    tokenizer cannot be loaded. Without the directory, the plain prompt is sent as text.
+    tokenizer cannot be loaded. Without the directory, the plain prompt is sent as text. ``base_digest`` is
+    that of an adapter's base, None for a whole model.
     """
 
     def __init__(self, version: ModelLocation, settings: Settings) -> None:
         self._encoder: PromptEncoder | None = None
         self._is_text = True
+        self.base_digest: str | None = None
         try:
             directory = fetch_model(settings.home / version.path, settings)
         except ModelNotFoundError:
@@ -52,8 +54,11 @@ class VersionPrompts:
                 directory,
                 version.version,
             )
+            self.directory = directory
             return
-        version.check_digest(read_manifest(directory).digest)
+        manifest = read_manifest(directory)
+        version.check_digest(manifest.digest)
+        self.directory, self.base_digest = directory, manifest.base_digest
         from iccm_assets.models.generation import load_encoder, token_limits
 
         self._encoder, context = load_encoder(directory)

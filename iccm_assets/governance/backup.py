@@ -46,6 +46,7 @@ from iccm_assets.governance.erasure_ledger import (
 from iccm_assets.object_storage import StoredArtifact
 from iccm_assets.registry.hub import has_manifest
 from iccm_assets.registry.manifest import FileEntry, describe_file, read_manifest
+from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.sandbox.environments import MANIFEST as ENVIRONMENT_MANIFEST
 from iccm_assets.sandbox.environments import list_portable_files
 from iccm_assets.settings import Settings
@@ -98,7 +99,9 @@ def create_backup(
                 facts = _dump(settings, staging, progress)
                 copy = _Copy(settings, directory, progress)
                 files = tuple(copy.run())
-                missing = copy.damaged | _find_missing(facts.pop("versions"), files, copy.damaged)
+                missing = copy.damaged | _find_missing(
+                    facts.pop("versions"), files, copy.damaged, ModelStore.open(settings).list_bases()
+                )
                 manifest = BackupManifest(
                     name=staging.name.removeprefix("."),
                     created_at=facts.pop("created_at"),
@@ -174,15 +177,16 @@ def _snapshot(url: str) -> Iterator[tuple[sa.Connection, str]]:
 
 
 def _find_missing(
-    versions: list[Any], files: tuple[BackupFile, ...], damaged: dict[str, str]
+    versions: list[Any], files: tuple[BackupFile, ...], damaged: dict[str, str], bases: dict[str, str]
 ) -> dict[str, str]:
-    """Return the models that versions name and the home does not have."""
+    """Return the models that versions name, and the bases of adapters, that the home does not have."""
     present = {entry.directory for entry in files}
-    return {
-        row.path: f"the files of {row.version} ({row.status}) are not in the home"
-        for row in versions
-        if row.path not in present and row.path not in damaged
-    }
+    needed = {row.path: f"the files of {row.version} ({row.status}) are not in the home" for row in versions}
+    for row in versions:
+        if base := bases.get(Path(row.path).name):
+            reason = f"the base of the adapter {row.version} ({row.status}) is not in the home"
+            needed.setdefault(f"models/{base}", reason)
+    return {path: reason for path, reason in needed.items() if path not in present and path not in damaged}
 
 
 class _Copy:

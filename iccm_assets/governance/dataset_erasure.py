@@ -83,13 +83,18 @@ def delete_unregistered_models(
     """
     store, datasets = ModelStore(home, storage), DatasetStore(home, storage)
     deleted = []
-    for digest in set(store.list_all_digests()) - set(registered):
+    bases = store.list_bases()
+    unregistered = set(store.list_all_digests()) - set(registered)
+    for digest in sorted(unregistered, key=lambda digest: digest not in bases):  # adapters before their bases
+        if digest in bases.values():
+            continue  # an adapter that stays needs it
         try:
             dataset = store.read_manifest(digest).dataset_digest
         except (ModelError, StorageError):
             continue  # without provenance nothing is known about it, and verification rejects it
         if dataset is not None and not datasets.has_examples(dataset):
             store.delete(digest)
+            bases.pop(digest, None)
             deleted.append(digest)
     return sorted(deleted)
 

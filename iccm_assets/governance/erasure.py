@@ -375,7 +375,16 @@ class _Erasure:
             """,
             **subject,
         )
+        sampled = self._change(
+            "sampled_answers",
+            """
+            update iccm.sampled_answers set text = null, rejection = null
+            where conversation_id = any(:ids) and text is not null returning content_sha256
+            """,
+            ids=ids,
+        )
         hashes = {content_sha256(row.text) for row in texts} | self._delete_from_pool(ids)
+        hashes |= {row.content_sha256 for row in sampled}
         self._change(
             "canary_results",
             """

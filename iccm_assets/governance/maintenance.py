@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import sqlalchemy as sa
 
@@ -132,7 +133,9 @@ def retention_decisions(conn: sa.Connection, settings: Settings) -> list[Retenti
     """Return what `apply_retention` would decide on the files now."""
     versions = [RetainableVersion(*row) for row in conn.execute(_VERSIONS)]
     store, datasets = ModelStore.open(settings), DatasetStore.open(settings)
-    models = _stored((store.root / digest for digest in store.list_digests()), store.list_shared())
+    models = _stored(
+        (store.root / digest for digest in store.list_digests()), store.list_shared(), store.list_bases()
+    )
     directories = sorted(datasets.root.iterdir()) if datasets.root.is_dir() else []
     local = (each for each in directories if each.is_dir() and each.name != STAGING)
     stored = _stored(local, datasets.list_shared())
@@ -142,8 +145,9 @@ def retention_decisions(conn: sa.Connection, settings: Settings) -> list[Retenti
 
 
 def _delete_files(engine: sa.Engine, settings: Settings, report: MaintenanceReport) -> None:
+    models = ModelStore.open(settings)
     stores: dict[str, ModelStore | DatasetStore] = {
-        "model": ModelStore.open(settings),
+        "model": models,
         "training set": DatasetStore.open(settings),
     }
     mv = t.model_versions
@@ -152,7 +156,9 @@ def _delete_files(engine: sa.Engine, settings: Settings, report: MaintenanceRepo
         acquire_lock(conn, Lock.DEPLOYMENT)
         acquire_lock(conn, Lock.TRAINING_RUNS)
         report.decisions = retention_decisions(conn, settings)
-        for decision in report.deleted:
+        # An adapter before its base, which the store would not delete before it.
+        adapters = models.list_bases()
+        for decision in sorted(report.deleted, key=lambda decision: decision.name not in adapters):
             if decision.kind == "model":
                 # The version's row says that its weights are deleted.
                 removed = {"removed": {"at": now(conn).isoformat(), "reason": decision.reason}}
@@ -193,11 +199,19 @@ def _delete_rows(
     return deleted
 
 
-def _stored(directories: Iterable[Path], shared: Mapping[str, datetime]) -> list[StoredDirectory]:
+def _stored(
+    directories: Iterable[Path],
+    shared: Mapping[str, datetime],
+    bases: Mapping[str, str] = MappingProxyType({}),
+) -> list[StoredDirectory]:
     """Return directories with their age by the machine's clock, which dates files, unlike the platform's.
 
-    ``shared`` is what the storage has, and since when: a copy of it in the home may be younger.
+    ``shared`` is what the storage has, and since when: a copy of it in the home may be younger. ``bases`` are
+    those of the adapters.
     """
     written = {each.name: each.stat().st_mtime for each in directories}
     written |= {name: modified.timestamp() for name, modified in shared.items()}
-    return [StoredDirectory(name, max(0.0, time.time() - at) / 86400) for name, at in sorted(written.items())]
+    return [
+        StoredDirectory(name, max(0.0, time.time() - at) / 86400, bases.get(name))
+        for name, at in sorted(written.items())
+    ]

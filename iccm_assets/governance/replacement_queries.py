@@ -8,6 +8,7 @@ from pathlib import Path
 from sqlalchemy import Connection, text
 
 from iccm_assets.governance.replacement_plan import ReplacementPlan, VersionNode, plan_replacements
+from iccm_assets.registry.hub import CONFIG_FILE, is_adapter
 from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.registry.versions import resolve_path
 from iccm_assets.settings import get_settings
@@ -43,10 +44,14 @@ def load_replacement_plan(
             row.version,
             row.parent_version,
             row.status,
-            (Path(resolve_path(row.path)) / "config.json").is_file() or Path(row.path).name in shared,
+            _has_files(Path(resolve_path(row.path))) or Path(row.path).name in shared,
         )
         for row in conn.execute(_NODES)
     ]
     trained_examples = dict(conn.execute(_TRAINED_EXAMPLES, {"ids": list(conversations)}).tuples().all())
     trained_on_erased = set(conn.execute(_TRAINED_ON_ERASED).scalars())
     return plan_replacements(nodes, trained_examples, trained_on_erased, erasure)
+
+
+def _has_files(directory: Path) -> bool:
+    return (directory / CONFIG_FILE).is_file() or is_adapter(directory)

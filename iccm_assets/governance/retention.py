@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from iccm_assets.governance.replacement_plan import IN_SERVICE
@@ -47,10 +47,14 @@ class RetentionDecision:
 
 @dataclass(frozen=True)
 class StoredDirectory:
-    """A directory of the model store or of the datasets, and its days without a write."""
+    """A directory of the model store or of the datasets, and its days without a write.
+
+    ``base`` is the digest of the whole model that an adapter needs.
+    """
 
     digest: str
     idle_days: float
+    base: str | None = None
 
 
 def decide_retention(
@@ -64,8 +68,10 @@ def decide_retention(
     """Decide on every stored checkpoint and dataset.
 
     A checkpoint that several versions share is deleted only when none of them needs it. A retained version
-    also retains what reproduces it (``iccm verify``): its parent's weights and its dataset.
+    also retains what reproduces it (``iccm verify``): its parent's weights and its dataset. An adapter that
+    is retained retains its base, whichever version that is.
     """
+    models = list(models)
     reasons = {each.version: keep_reason(each, versions, required, now, settings) for each in versions}
     parents = {
         each.parent: f"{each.version} is reproduced from it" for each in versions if reasons[each.version]
@@ -76,8 +82,9 @@ def decide_retention(
         for each in versions
         if each.dataset and reasons[each.version]
     } | dict.fromkeys(required.datasets, "an unfinished training run uses it")
+    checkpoints = [_checkpoint(model, versions, reasons, settings) for model in models]
     return [
-        *(_checkpoint(model, versions, reasons, settings) for model in models),
+        *_keep_bases(checkpoints, models),
         *(_dataset(dataset, retained_datasets, settings) for dataset in datasets),
     ]
 
@@ -125,6 +132,21 @@ def _checkpoint(
     retained = [f"{each.version}: {reasons[each.version]}" for each in owners if reasons[each.version]]
     reasons_to_delete = [f"{each.version} is {each.status} for longer than its retention" for each in owners]
     return RetentionDecision(model.digest, "model", not retained, "; ".join(retained or reasons_to_delete))
+
+
+def _keep_bases(
+    decisions: Sequence[RetentionDecision], models: Iterable[StoredDirectory]
+) -> list[RetentionDecision]:
+    """Keep the base of every adapter that is kept; an adapter has no weights of its base."""
+    kept = {decision.name for decision in decisions if not decision.delete}
+    needed = {model.base: model.digest for model in models if model.base and model.digest in kept}
+    reasons = {base: f"it is the base of the adapter {adapter[:12]}" for base, adapter in needed.items()}
+    return [
+        replace(decision, delete=False, reason=reasons[decision.name])
+        if decision.delete and decision.name in reasons
+        else decision
+        for decision in decisions
+    ]
 
 
 def _dataset(

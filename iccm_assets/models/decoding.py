@@ -1,5 +1,7 @@
 """Greedy decoding of a batch of prompts, whose rows leave the batch as soon as they end (L9).
 
+Sampling is greedy decoding as well, of logits with noise (``SamplingNoise``).
+
 Responses of a batch differ in length. What is computed for a response that has ended is wasted: about half of
 all, if it stays until the longest one has ended.
 """
@@ -7,28 +9,64 @@ all, if it stays until the longest one has ended.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from transformers import DynamicCache, EncoderDecoderCache, GenerationMixin
+from transformers import (
+    DynamicCache,
+    EncoderDecoderCache,
+    GenerationMixin,
+    LogitsProcessor,
+    LogitsProcessorList,
+)
 from transformers.utils import ModelOutput
 
 from iccm_assets.models.token_streaming import BatchStreamer
 
 
+class SamplingNoise(LogitsProcessor):  # type: ignore[misc]
+    """Changes logits so that the likeliest token is a sample at ``temperature`` (the Gumbel-max trick).
+
+    Each row draws from a generator of its own seed: what is drawn does not depend on the other rows.
+    ``rows`` are the responses that the rows of the current batch continue.
+    """
+
+    def __init__(self, seeds: Sequence[int], temperature: float) -> None:
+        self.rows = list(range(len(seeds)))
+        self._temperature = temperature
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return the logits (rows, tokens) divided by the temperature, plus noise."""
+        drawn = [torch.rand(scores.shape[-1], generator=self._generators[row]) for row in self.rows]
+        return scores / self._temperature - (-torch.stack(drawn).log()).log().to(scores.device)
+
+
 def decode_batch(
-    model: Any, inputs: torch.Tensor, mask: torch.Tensor, config: Any, streamer: BatchStreamer | None = None
+    model: Any,
+    inputs: torch.Tensor,
+    mask: torch.Tensor,
+    config: Any,
+    streamer: BatchStreamer | None = None,
+    noise: SamplingNoise | None = None,
 ) -> list[list[int]]:
     """Return the likeliest token ids after each row of ``inputs``, up to its first end token.
 
-    ``config`` is a generation config with a list of end tokens. A model that decodes in a way of its own, or
-    whose state cannot be divided into rows, computes all rows until the last one has ended.
+    With ``noise`` they are samples. ``config`` is a generation config with a list of end tokens. A model that
+    decodes in a way of its own, or whose state cannot be divided into rows, computes all rows until the last
+    one has ended.
     """
     ends = set(config.eos_token_id)
-    own_loop = {"custom_generate": partial(_decode_rows, streamer)} if _decodes_as_usual(model) else {}
+    own_loop = {"custom_generate": partial(_decode_rows, streamer, noise)} if _decodes_as_usual(model) else {}
     output = model.generate(
-        input_ids=inputs, attention_mask=mask, generation_config=config, streamer=streamer, **own_loop
+        input_ids=inputs,
+        attention_mask=mask,
+        generation_config=config,
+        streamer=streamer,
+        logits_processor=LogitsProcessorList([] if noise is None else [noise]),
+        **own_loop,
     )
     if isinstance(output, list):
         return output
@@ -39,6 +77,7 @@ def decode_batch(
 
 def _decode_rows(
     streamer: BatchStreamer | None,
+    noise: SamplingNoise | None,
     model: Any,
     input_ids: torch.Tensor,
     *,
@@ -69,6 +108,8 @@ def _decode_rows(
         state = model._update_model_kwargs_for_generation(
             output, state, is_encoder_decoder=model.config.is_encoder_decoder
         )
+        if noise is not None:
+            noise.rows = rows
         scores = logits_processor(input_ids, output.logits[:, -1].to(torch.float32))
         likeliest = scores.argmax(-1)
         tokens = likeliest.tolist()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging as transformers_logging
 
 from iccm_assets.errors import CorruptCheckpointError, ModelError, first_line
-from iccm_assets.models.decoding import decode_batch
+from iccm_assets.models.adapter_loading import apply_adapter
+from iccm_assets.models.decoding import SamplingNoise, decode_batch
+from iccm_assets.models.shared_weights import BaseKey, SharedBase, loading, share_base
 from iccm_assets.models.token_streaming import BatchStreamer, TextListener, decode
 from iccm_assets.models.tokenization import (
     EncodedSource,
@@ -40,9 +42,10 @@ from iccm_assets.models.tokenization import (
     pad,
     resolve_prompt,
 )
-from iccm_assets.registry.hub import check_loadable, has_manifest, resolve
+from iccm_assets.registry.hub import check_loadable, has_manifest, is_adapter, resolve
 from iccm_assets.registry.manifest import (
     MANIFEST_FILE,
+    Manifest,
     Prompt,
     describe_file,
     is_digest,
@@ -50,6 +53,7 @@ from iccm_assets.registry.manifest import (
     sha256_json,
     verify,
 )
+from iccm_assets.registry.model_store import find_base
 from iccm_assets.settings import PromptSettings
 
 MAX_SOURCE_TOKENS = 2048
@@ -79,13 +83,14 @@ class LoadedModel:
     """A loaded model, and its tokenizer with its prompt.
 
     ``digest`` identifies its content: the manifest's digest, or without a manifest the sha256 over the hashes
-    of its files.
+    of its files. ``base`` is the base model whose parameters it shares with other versions, if any.
     """
 
     model: Any
     encoder: PromptEncoder
     digest: str
     path: Path
+    base: SharedBase | None = field(default=None, repr=False)
 
     @property
     def tokenizer(self) -> Any:
@@ -134,47 +139,55 @@ def load_model(
     device: str | None = None,
     dtype: torch.dtype = torch.float32,
     prompt: PromptSettings | None = None,
+    shared: bool = False,
 ) -> LoadedModel:
-    """Load a model in evaluation mode, on the GPU if there is one.
+    """Load a model in evaluation mode, on the GPU if there is one; an adapter together with its base model.
 
-    ``prompt`` counts for a directory without a manifest only: a published model has its own (L8). Raises
-    ``ModelNotFoundError``; ``CorruptCheckpointError`` if a published directory does not match its manifest;
-    ``ModelError`` for pickled weights, missing weights, an unsupported architecture or a tokenizer
-    that is missing, another model's or without an end token.
+    ``prompt`` counts for a directory without a manifest only: a published model has its own (L8). A
+    ``shared`` model has its parameters in common with all other shared versions of the same base in this
+    process (L11): nobody may train or convert it. Raises ``ModelNotFoundError``; ``CorruptCheckpointError``
+    if a published directory does not match its manifest; ``ModelError`` for pickled weights, missing weights,
+    an unsupported architecture or a tokenizer that is missing, another model's or without an end token.
     """
     directory = resolve(str(path_or_hub_id))
-    digest = _verified_digest(directory)
+    manifest, digest = _verify_directory(directory)
+    base_directory = find_base(directory) if is_adapter(directory) else directory
+    target = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        kind = _model_kind(AutoConfig.from_pretrained(directory, **_LOCAL), directory)
-        encoder = _load_encoder(directory, kind, prompt or PromptSettings())
-        tokenizer = encoder.tokenizer
-        model = _load_weights(directory, kind, dtype)
-        model.generation_config = _token_ids_only(model.generation_config)
-        if kind == "seq2seq":
-            decoder_start_token_id(model)
-        embeddings = model.get_input_embeddings().weight.shape[0]
-        if embeddings < len(tokenizer):
-            raise ValueError(
-                f"{embeddings} embeddings for {len(tokenizer)} tokens: the tokenizer is another model's"
-            )
+        with loading:
+            config, kind = _load_config(base_directory)
+            encoder = _load_encoder(directory, config, kind, prompt or PromptSettings())
+
+            def load_base() -> Any:
+                if base_directory != directory:
+                    _verify_directory(base_directory)
+                return _load_whole_model(base_directory, kind, dtype, target)
+
+            base_digest = digest if manifest is None else manifest.base_digest or digest
+            base = share_base(BaseKey(base_digest, target, dtype), load_base) if shared else None
+            model = load_base() if base is None else base.make_view()
+            if base_directory != directory:
+                model = apply_adapter(model, directory).eval()
+        embeddings, tokens = model.get_input_embeddings().weight.shape[0], len(encoder.tokenizer)
+        if embeddings < tokens:
+            raise ValueError(f"{embeddings} embeddings for {tokens} tokens: the tokenizer is another model's")
     except _UNLOADABLE as error:
         fix = "Write it with save_pretrained(), weights and tokenizer, and without quantization."
         raise ModelError(f"{directory} cannot be loaded ({first_line(error)})", hint=fix) from error
-    model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-    return LoadedModel(model, encoder, digest, directory)
+    return LoadedModel(model, encoder, digest, directory, base)
 
 
 def load_encoder(directory: Path) -> tuple[PromptEncoder, int | None]:
     """Load a model's tokenizer with its prompt, without weights, and its context length in tokens.
 
-    Raises ``ModelError`` if they cannot be loaded.
+    Of the base of an adapter only the config is read. Raises ``ModelError`` if they cannot be loaded.
     """
+    base_directory = find_base(directory) if is_adapter(directory) else directory
     try:
-        config = AutoConfig.from_pretrained(directory, **_LOCAL)
-        kind = _model_kind(config, directory)
+        config, kind = _load_config(base_directory)
     except _UNLOADABLE as error:
         raise ModelError(f"{directory} cannot be loaded ({first_line(error)})") from error
-    return _load_encoder(directory, kind, PromptSettings()), read_context_length(config)
+    return _load_encoder(directory, config, kind, PromptSettings()), read_context_length(config)
 
 
 def check_answers(loaded: LoadedModel, max_new_tokens: int) -> GeneratedResponse:
@@ -222,6 +235,40 @@ def generate(
     Each batch holds sources of similar length, which keeps the padding short. ``listeners``, one for each
     source or none at all, get the responses token by token; all pieces together are the text.
     """
+    return _respond(loaded, sources, max_new_tokens, batch_size, max_source_tokens, listeners=listeners)
+
+
+def sample(
+    loaded: LoadedModel,
+    sources: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    temperature: float,
+    max_new_tokens: int,
+    batch_size: int,
+    max_source_tokens: int = MAX_SOURCE_TOKENS,
+) -> list[GeneratedResponse]:
+    """Sample one response per source with the seed of the same position, in the order of ``sources``.
+
+    The same model, source, seed and temperature give the same response.
+    """
+    return _respond(
+        loaded, sources, max_new_tokens, batch_size, max_source_tokens, seeds=seeds, temperature=temperature
+    )
+
+
+def _respond(
+    loaded: LoadedModel,
+    sources: Sequence[str],
+    max_new_tokens: int,
+    batch_size: int,
+    max_source_tokens: int,
+    *,
+    listeners: Sequence[TextListener | None] = (),
+    seeds: Sequence[int] = (),
+    temperature: float = 1.0,
+) -> list[GeneratedResponse]:
+    """Return one response per source, greedy without ``seeds``."""
     limit, max_new_tokens = token_limits(
         loaded.kind, context_length(loaded), max_source_tokens, max_new_tokens
     )
@@ -233,7 +280,8 @@ def generate(
         indices = order[start : start + size]
         rows = [encoded[index] for index in indices]
         heard = [listeners[index] for index in indices] if listeners else []
-        batch = _generate_batch(loaded, rows, max_new_tokens, heard)
+        noise = SamplingNoise([seeds[index] for index in indices], temperature) if seeds else None
+        batch = _generate_batch(loaded, rows, max_new_tokens, heard, noise)
         responses.update(zip(indices, batch, strict=True))
     return [responses[index] for index in range(len(sources))]
 
@@ -243,6 +291,7 @@ def _generate_batch(
     sources: Sequence[EncodedSource],
     max_new_tokens: int,
     listeners: Sequence[TextListener | None],
+    noise: SamplingNoise | None = None,
 ) -> list[GeneratedResponse]:
     causal, rows = loaded.kind == "causal", [source.token_ids for source in sources]
     device = loaded.model.device
@@ -253,7 +302,7 @@ def _generate_batch(
     ends = _end_token_ids(config)
     streamer = BatchStreamer(loaded.tokenizer, ends, listeners) if any(listeners) else None
     with torch.inference_mode():
-        tokens = decode_batch(loaded.model, inputs, mask, config, streamer)
+        tokens = decode_batch(loaded.model, inputs, mask, config, streamer, noise)
     texts = [decode(loaded.tokenizer, row) for row in tokens]
     if streamer is not None:
         streamer.finish(texts)
@@ -335,15 +384,16 @@ def token_limits(
     return min(max_source_tokens, context - max_new_tokens), max_new_tokens
 
 
-def _verified_digest(directory: Path) -> str:
+def _verify_directory(directory: Path) -> tuple[Manifest | None, str]:
+    """Return the manifest, if there is one, and the digest of a directory that can be loaded."""
     manifest = verify(directory) if has_manifest(directory) else None
     if manifest is None and is_digest(directory.name):
         raise CorruptCheckpointError(f"{directory / MANIFEST_FILE} is missing")
     check_loadable(directory)
     if manifest is not None:
-        return manifest.digest
+        return manifest, manifest.digest
     files = [path for path in sorted(directory.iterdir()) if path.suffix in {".json", ".safetensors"}]
-    return sha256_json({path.name: describe_file(path).sha256 for path in files})
+    return None, sha256_json({path.name: describe_file(path).sha256 for path in files})
 
 
 def _model_kind(config: Any, directory: Path) -> ModelKind:
@@ -356,9 +406,14 @@ def _model_kind(config: Any, directory: Path) -> ModelKind:
     raise ModelError(f"{directory} is a {config.model_type} model, neither seq2seq nor causal")
 
 
-def _load_encoder(directory: Path, kind: ModelKind, settings: PromptSettings) -> PromptEncoder:
+def _load_config(directory: Path) -> tuple[Any, ModelKind]:
+    config = AutoConfig.from_pretrained(directory, **_LOCAL)
+    return config, _model_kind(config, directory)
+
+
+def _load_encoder(directory: Path, config: Any, kind: ModelKind, settings: PromptSettings) -> PromptEncoder:
     """Load the tokenizer, with the manifest's prompt or, without a manifest, one by the settings."""
-    tokenizer = _load_tokenizer(directory)
+    tokenizer = _load_tokenizer(directory, config)
     if has_manifest(directory):
         prompt = read_manifest(directory).prompt or Prompt()
     else:
@@ -366,10 +421,12 @@ def _load_encoder(directory: Path, kind: ModelKind, settings: PromptSettings) ->
     return PromptEncoder(tokenizer, kind, prompt)
 
 
-def _load_tokenizer(directory: Path) -> Any:
+def _load_tokenizer(directory: Path, config: Any) -> Any:
     """Load a tokenizer that reads source code and can end a response; raises ``ModelError`` otherwise."""
+    # The class of a tokenizer, and so its tokens, depend on the config, which an adapter's directory lacks.
+    config_of_base = {"config": config} if is_adapter(directory) else {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, **_LOCAL)
+        tokenizer = AutoTokenizer.from_pretrained(directory, **config_of_base, **_LOCAL)
         text = tokenizer.decode(tokenizer(PROBE_SOURCE)["input_ids"], skip_special_tokens=True)
     except _UNLOADABLE as error:
         reason = f"{directory} has no tokenizer that can be loaded ({first_line(error)})"
@@ -386,6 +443,14 @@ def _load_tokenizer(directory: Path) -> Any:
         fix = "Set eos_token in its tokenizer_config.json to the token that ends a response."
         raise ModelError(f"{directory}: {error}", hint=fix) from None
     return tokenizer
+
+
+def _load_whole_model(directory: Path, kind: ModelKind, dtype: torch.dtype, device: str) -> Any:
+    model = _load_weights(directory, kind, dtype)
+    model.generation_config = _token_ids_only(model.generation_config)
+    if kind == "seq2seq":
+        decoder_start_token_id(model)
+    return model.to(device).eval()
 
 
 def _load_weights(directory: Path, kind: ModelKind, dtype: torch.dtype) -> Any:

@@ -17,6 +17,9 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 DOWNLOAD_PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 HUB_TIMEOUT_SECONDS = 10.0
+CONFIG_FILE = "config.json"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 
 
 def is_local_path(name: str) -> bool:
@@ -43,9 +46,20 @@ def resolve(name: str, *, download: bool = True) -> Path:
 
 
 def check_loadable(directory: Path) -> None:
-    """Raise ``ModelNotFoundError`` unless this is a model's directory, ``ModelError`` for pickled weights."""
-    if not (directory / "config.json").is_file():
-        raise ModelNotFoundError(f"{directory} has no config.json")
+    """Raise ``ModelNotFoundError`` unless this is a model's directory, ``ModelError`` for pickled weights.
+
+    An adapter's directory has a config of its own, its weights alone, and none of its base.
+    """
+    if is_adapter(directory):
+        weights = sorted(path.name for path in directory.glob("*.safetensors"))
+        if weights != [ADAPTER_WEIGHTS_FILE]:
+            raise ModelNotFoundError(
+                f"{directory} is an adapter, whose only weights are {ADAPTER_WEIGHTS_FILE};"
+                f" it has {', '.join(weights) or 'none'}"
+            )
+        return
+    if not (directory / CONFIG_FILE).is_file():
+        raise ModelNotFoundError(f"{directory} has no {CONFIG_FILE}")
     if any(directory.glob("*.safetensors")):
         return
     pickles = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLE_SUFFIXES)
@@ -55,6 +69,11 @@ def check_loadable(directory: Path) -> None:
             hint="Convert them with save_pretrained() on a disposable machine.",
         )
     raise ModelNotFoundError(f"{directory} has no *.safetensors")
+
+
+def is_adapter(directory: Path) -> bool:
+    """Return whether a model directory is an adapter, which changes the weights of another model."""
+    return (directory / ADAPTER_CONFIG_FILE).is_file() and not (directory / CONFIG_FILE).is_file()
 
 
 def has_manifest(directory: Path) -> bool:

@@ -21,6 +21,7 @@ MANIFEST_FILE = "MANIFEST.json"
 FORMAT = 1
 # A manifest with an unknown key or a converted value would no longer match its own digest.
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+_LATER_FIELDS = ("prompt", "base_digest")
 
 
 class FileEntry(BaseModel):
@@ -49,6 +50,7 @@ class Manifest(BaseModel):
     package names to the versions that made the weights. Fields that an imported model lacks are null. A
     manifest without a prompt, as written before models had one, means the plain one.
     The parent is identified by digest: version names belong to one database, digests to all.
+    ``base_digest`` is the whole model whose weights an adapter changes; null for a whole model.
     """
 
     model_config = _STRICT
@@ -64,6 +66,7 @@ class Manifest(BaseModel):
     device: str | None = None
     code: Mapping[str, str] = {}
     prompt: Prompt | None = None
+    base_digest: str | None = None
     format: int = FORMAT
 
     @property
@@ -89,8 +92,8 @@ class Manifest(BaseModel):
         return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
     def _values(self) -> dict[str, Any]:
-        """The fields, without a prompt that is not there: the digests of older manifests still hold."""
-        return self.model_dump(exclude={"prompt"} if self.prompt is None else None)
+        """The fields, without those later ones that are null: the digests of older manifests still hold."""
+        return self.model_dump(exclude={name for name in _LATER_FIELDS if getattr(self, name) is None})
 
 
 def sha256_json(value: Any) -> str:

@@ -9,6 +9,8 @@ made, is stored in the database only.
 from __future__ import annotations
 
 import errno
+import json
+import logging
 import os
 import shutil
 import tempfile
@@ -31,12 +33,16 @@ from iccm_assets.errors import (
     CorruptCheckpointError,
     ModelError,
     ModelNotFoundError,
+    OperationNotAllowedError,
     StaleFenceError,
+    first_line,
 )
 from iccm_assets.registry.hub import (
+    ADAPTER_CONFIG_FILE,
     PICKLE_SUFFIXES,
     check_loadable,
     has_manifest,
+    is_adapter,
     is_local_path,
     resolve,
 )
@@ -51,6 +57,8 @@ from iccm_assets.registry.manifest import (
 )
 from iccm_assets.settings import Settings, get_settings
 from iccm_assets.storage_cache import StorageCache, open_storage
+
+log = logging.getLogger(__name__)
 
 KIND = "models"
 STAGING_LIFETIME_SECONDS = 24 * 3600.0
@@ -86,20 +94,53 @@ class ModelStore:
     def get_path(self, digest: str) -> Path:
         """Return a model's directory, downloaded if only the storage has it.
 
-        It stays in the home until ``release`` or the end of this process. Raises ``ModelNotFoundError`` if it
-        does not exist, ``CorruptCheckpointError``, ``StorageError``.
+        It stays in the home until ``release`` or the end of this process, and so does the base of an adapter,
+        which is downloaded with it. Raises ``ModelNotFoundError`` if one of them does not exist,
+        ``CorruptCheckpointError``, ``StorageError``.
         """
         directory = self.root / digest
         if self.storage is not None and is_digest(digest):
-            try:
-                return self.storage.fetch(KIND, digest, lambda staged: _verify_digest(staged, digest))
-            except ArtifactNotFoundError as error:
-                raise ModelNotFoundError(f"{directory}, nor in the storage: {error.detail}") from None
-            except CorruptArtifactError as error:
-                raise CorruptCheckpointError(error.detail, hint=error.hint) from None
+            directory = self._fetch(digest)
+            if base_digest := _read_base_digest(directory):
+                try:
+                    self._fetch(base_digest)
+                except ModelNotFoundError as error:
+                    self.storage.release(KIND, digest)
+                    raise _base_not_found(directory, base_digest, error) from None
+                except BaseException:
+                    self.storage.release(KIND, digest)
+                    raise
+            return directory
         if not digest or not directory.is_dir():
             raise ModelNotFoundError(f"{directory}")
         return directory
+
+    def locate_base(self, adapter: Path) -> Path:
+        """Return the directory of the whole model whose weights an adapter's directory changes.
+
+        It is found by its digest: next to the adapter, else in this store. Raises ``ModelNotFoundError`` if
+        it is nowhere, ``ModelError`` if the directory is not an adapter with a manifest, and what
+        ``get_path`` raises.
+        """
+        base_digest = read_manifest(adapter).base_digest
+        if base_digest is None:
+            raise ModelError(f"{adapter} is a whole model, not an adapter")
+        if (adapter.parent / base_digest).is_dir():
+            return adapter.parent / base_digest
+        try:
+            return self.get_path(base_digest)
+        except ModelNotFoundError as error:
+            raise _base_not_found(adapter, base_digest, error) from None
+
+    def _fetch(self, digest: str) -> Path:
+        """Return a directory that the storage has, downloaded if the home lacks it, and lease it."""
+        assert self.storage is not None
+        try:
+            return self.storage.fetch(KIND, digest, lambda staged: _verify_digest(staged, digest))
+        except ArtifactNotFoundError as error:
+            raise ModelNotFoundError(f"{self.root / digest}, nor in the storage: {error.detail}") from None
+        except CorruptArtifactError as error:
+            raise CorruptCheckpointError(error.detail, hint=error.hint) from None
 
     def locate(self, path: str | Path) -> Path:
         """Return the directory of a model that was published at this path of this or another home."""
@@ -111,12 +152,25 @@ class ModelStore:
 
     def release(self, digest: str) -> None:
         """Let the home remove a model again that ``get_path`` has returned, where the storage has it."""
-        if self.storage is not None:
-            self.storage.release(KIND, digest)
+        if self.storage is None:
+            return
+        base_digest = _read_base_digest(self.root / digest)
+        if self.storage.release(KIND, digest) and base_digest:
+            self.storage.release(KIND, base_digest)
 
     def verify(self, digest: str) -> Manifest:
         """Hash a model's files; raises ``CorruptCheckpointError`` or ``ModelNotFoundError``."""
-        return verify(self.get_path(digest))
+        return self.verify_directory(self.get_path(digest))
+
+    def verify_directory(self, directory: Path, *, hash_files: bool = True) -> Manifest:
+        """Compare a model with its manifest, and the base of an adapter with its own.
+
+        Raises ``CorruptCheckpointError`` or ``ModelNotFoundError``.
+        """
+        manifest = verify(directory, hash_files=hash_files)
+        if manifest.base_digest is not None:
+            verify(self.locate_base(directory), hash_files=hash_files)
+        return manifest
 
     def list_digests(self) -> list[str]:
         """Return the digests of all models in the store, sorted."""
@@ -143,8 +197,36 @@ class ModelStore:
             path.write_bytes(self.storage.storage.read_file(stored, MANIFEST_FILE))
             return read_manifest(path.parent)
 
+    def list_bases(self) -> dict[str, str]:
+        """Return the digest of the base of each adapter in the home and in the storage, by its own digest.
+
+        Raises ``StorageError`` if the storage cannot be read: a base that nobody seems to need is deleted.
+        """
+        bases = {}
+        for digest in self.list_all_digests():
+            if base_digest := self._find_base_digest(digest):
+                bases[digest] = base_digest
+        return bases
+
+    def _find_base_digest(self, digest: str) -> str | None:
+        directory = self.root / digest
+        if directory.is_dir():
+            return _read_base_digest_of_any(directory)
+        try:
+            return self.read_manifest(digest).base_digest
+        except (ArtifactNotFoundError, CorruptArtifactError, ModelError):
+            return None  # deleted meanwhile, or nothing of it can be loaded any more
+
     def delete(self, digest: str) -> int:
-        """Delete a model from the storage and from the home; return the bytes that it had there."""
+        """Delete a model from the storage and from the home; return the bytes that it had there.
+
+        Raises ``OperationNotAllowedError`` for the base of an adapter that exists.
+        """
+        if adapters := sorted(name for name, base in self.list_bases().items() if base == digest):
+            raise OperationNotAllowedError(
+                f"the model {digest[:12]} is the base of {len(adapters)} adapters ({adapters[0][:12]})",
+                hint="Delete the adapters first.",
+            )
         if self.storage is not None:
             self.storage.storage.delete(KIND, digest)
         size = sum(path.stat().st_size for path in (self.root / digest).rglob("*") if path.is_file())
@@ -181,6 +263,10 @@ class ModelStore:
         directory contains anything but a loadable safetensors model; nothing is published then.
         """
         check_loadable(staging)
+        if is_adapter(staging) != (manifest.base_digest is not None):
+            raise ModelError(
+                f"{staging} may not be published: an adapter names its base by digest, a whole model has none"
+            )
         if foreign := sorted(path.name for path in staging.rglob("*") if path.suffix in FOREIGN_FILES):
             raise ModelError(f"{', '.join(foreign)} may not be published: pickles and code run when opened")
         manifest = manifest.model_copy(update={"files": describe_files(staging)})
@@ -200,20 +286,34 @@ class ModelStore:
         return StoredModel(manifest.digest, target, manifest)
 
     def _share(self, digest: str, directory: Path) -> None:
-        """Publish a model in the storage; it stays in the home while this process lasts."""
-        if self.storage is not None:
-            self.storage.publish(KIND, digest, directory)
-            self.storage.make_room(0)
+        """Publish a model in the storage, after its base; it stays in the home while this process lasts."""
+        if self.storage is None:
+            return
+        if base_digest := _read_base_digest(directory):
+            base = self.locate_base(directory)
+            self.storage.publish(KIND, base_digest, base)
+        self.storage.publish(KIND, digest, directory)
+        self.storage.make_room(0)
 
     def import_model(self, path_or_hub_id: str, prompt: Prompt | None = None) -> StoredModel:
         """Copy a model into the store, so that the first production version is verifiable, too.
 
-        A directory with a manifest is verified, and keeps its digest and its prompt. Raises
-        ``ModelNotFoundError``, ``CorruptCheckpointError``, ``ModelError``.
+        A directory with a manifest is verified, and keeps its digest and its prompt; an adapter's base is
+        imported from the directory next to it, unless the store has it. Raises ``ModelNotFoundError``,
+        ``CorruptCheckpointError``, ``ModelError``.
         """
         source = resolve(path_or_hub_id)
         manifest = verify(source) if has_manifest(source) else None
         check_loadable(source)
+        if is_adapter(source) and (manifest is None or manifest.base_digest is None):
+            raise ModelError(
+                f"{source} is an adapter that was not trained by this platform: its base is unknown",
+                hint="Merge it with merge_and_unload() and save_pretrained(), and use the result.",
+            )
+        if manifest is not None and manifest.base_digest is not None:
+            base_directory = self.locate_base(source)
+            if base_directory.parent.absolute() != self.root.absolute():
+                self.import_model(str(base_directory))
         if source.parent == self.root.absolute() and manifest is not None:
             self._share(manifest.digest, source)
             return StoredModel(manifest.digest, source, manifest)
@@ -264,14 +364,56 @@ def fetch_model(path: str | Path, settings: Settings | None = None) -> Path:
     return ModelStore.open(settings or get_settings()).locate(path)
 
 
+def find_base(adapter: Path, settings: Settings | None = None) -> Path:
+    """Return the directory of an adapter's base, as ``ModelStore.locate_base`` does."""
+    return ModelStore.open(settings or get_settings()).locate_base(adapter)
+
+
+def verify_model(directory: Path, settings: Settings | None = None, *, hash_files: bool = True) -> Manifest:
+    """Compare a model, and its base if it is an adapter, with their manifests.
+
+    Raises ``CorruptCheckpointError`` or ``ModelNotFoundError``.
+    """
+    store = ModelStore.open(settings or get_settings())
+    return store.verify_directory(directory, hash_files=hash_files)
+
+
+def _read_base_digest_of_any(directory: Path) -> str | None:
+    """Return the digest of an adapter's base, also of an adapter whose manifest is damaged."""
+    if not is_adapter(directory):
+        return None
+    try:
+        return read_manifest(directory).base_digest
+    except ModelError:
+        try:
+            config = json.loads((directory / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
+            return str(config["base_model_name_or_path"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("%s is damaged, and its base unknown (%s)", directory, first_line(error))
+            return None
+
+
+def _read_base_digest(directory: Path) -> str | None:
+    """Return the digest of an adapter's base; None for a whole model, or a directory without a manifest."""
+    return read_manifest(directory).base_digest if is_adapter(directory) else None
+
+
+def _base_not_found(adapter: Path, base_digest: str, error: ModelNotFoundError) -> ModelNotFoundError:
+    return ModelNotFoundError(
+        f"the base {base_digest[:12]} of the adapter {adapter.name[:12]} ({error.detail})",
+        hint="Copy the directory of this digest into the model store, or restore it from a backup.",
+    )
+
+
 def _verify_digest(directory: Path, digest: str) -> None:
     if (actual := verify(directory).digest) != digest:
         raise CorruptCheckpointError(f"the storage has {actual[:12]} under the digest {digest[:12]}")
 
 
-def training_provenance() -> dict[str, str]:
+def training_provenance(method: str = "full") -> dict[str, str]:
     """Return the versions of what determines the weights, for ``Manifest.code``."""
-    names = ("iccm-assets", "torch", "transformers", "accelerate", "safetensors")
+    names = ["iccm-assets", "torch", "transformers", "accelerate", "safetensors"]
+    names += ["peft"] if method == "lora" else []
     return {"training procedure": TRAINING_PROCEDURE, **{name: version(name) for name in names}}
 
 

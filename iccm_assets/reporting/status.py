@@ -33,7 +33,8 @@ class PlatformStatus:
 
     ``production`` and ``versions`` have the columns version, status, parent_version, created_at, deployed_at.
     ``retrains`` are rows of ``phase4_training_runs``; ``too_long`` counts the examples that exceeded a token
-    limit and were left out (L10), null without a candidate. ``days`` count the conversations of a UTC day
+    limit and were left out (L10), null without a candidate; ``own_examples`` those that the model wrote, with
+    the counts of their ``sampling`` (L12). ``days`` count the conversations of a UTC day
     that were captured, scored, filtered, in the pool and rejected. Newest first. ``suites`` counts the suites
     measured in the last 7 days by kind of evidence, origin and status. ``rows`` is the size of each table.
     """
@@ -52,6 +53,9 @@ _PRODUCTION = f"{_VERSIONS} where status = 'production'"
 _NEWEST_VERSIONS = f"{_VERSIONS} order by created_at desc, version desc limit :limit"
 _RETRAINS = """
     select r.id, trigger, r.status, attempt, "timestamp", candidate_version, improvement, r.notes,
+        case when r.dataset_digest <> '' then coalesce(r.config ->> 'objective', 'sft') end as objective,
+        v.metrics -> 'training' -> 'sampling' as sampling,
+        (v.metrics -> 'training' -> 'counts' ->> 'self')::integer as own_examples,
         (v.metrics -> 'training' -> 'counts' ->> 'too_long')::integer as too_long
     from iccm.phase4_training_runs r left join iccm.model_versions v on v.version = r.candidate_version
     order by r.id desc limit :limit

@@ -72,6 +72,24 @@ def versions_served_at(conn: Connection, as_of: datetime) -> list[ServedVersion]
     return [ServedVersion(*row) for row in conn.execute(_SERVED_AT, {"as_of": as_of})]
 
 
+def compute_served_versions(history: Iterable[TrafficEvent], as_of: datetime) -> list[ServedVersion]:
+    """Compute what `versions_served_at` returns from traffic events in order of time."""
+    production: str | None = None
+    latest: TrafficEvent | None = None
+    for event in history:
+        if event.timestamp > as_of:
+            break
+        latest = event
+        if event.weight == 1:
+            production = event.version
+    if latest is None:
+        return []
+    served = [ServedVersion(latest.version, latest.weight)] if latest.weight > 0 else []
+    if production is not None and latest.weight < 1:
+        served.append(ServedVersion(production, 1 - latest.weight))
+    return sorted(served, key=lambda each: (-each.weight, each.version))
+
+
 def serving_periods(conn: Connection, version: str) -> list[ServingPeriod]:
     """Return the periods in which a version served, oldest first; consistent with `versions_served_at`."""
     return compute_serving_periods(version, (TrafficEvent(*row) for row in conn.execute(_EVENTS)))

@@ -10,6 +10,7 @@ from iccm_assets.retraining.example_selection import (
     ExampleSelection,
     FairShare,
     PoolRow,
+    TimeWindow,
     max_fair_selection,
     select_examples,
     selection_window,
@@ -62,6 +63,30 @@ COUNT_SELECTABLE_SQL = text(
     """
 )
 
+# What the filter found wrong with a text, not with its source or suite: the model may find a better one.
+_TEXT_REJECTIONS = ("low_test_pass_rate", "high_implementation_variance", "no_requirements")
+# A duplicate, a conversation that policy keeps out, and one that was learned from give no sources either.
+_RECENT_SOURCES = text(
+    f"""
+    with recursive {_ANCESTRY}
+    select c.id from iccm.conversations c
+    where c."timestamp" between :start and :end and c.erased_at is null
+      and (exists (select from iccm.filtered_conversations f where f.conversation_id = c.id)
+        or exists (select from iccm.phase4_rejections p where p.conversation_id = c.id
+                   and p.stage = 'filter' and p.reason = any(:reasons)))
+      and not exists (select from iccm.phase4_rejections p
+                      where p.conversation_id = c.id and p.stage in ('policy', 'dedup'))
+      and not exists (select from iccm.feedback d where d.session_id = c.session_id and d.rating < 0)
+      and not exists (
+          select from iccm.training_run_examples e
+          join iccm.phase4_training_runs r on r.id = e.training_run_id
+          join ancestry on ancestry.version = r.candidate_version
+          where e.conversation_id = c.id and e.role in ('new', 'validation', 'self'))
+    order by c."timestamp" desc, c.id desc
+    limit :limit
+    """
+)
+
 _LAST_TRAINING = text(
     f"""
     select max(r.training_timestamp)
@@ -100,6 +125,12 @@ def propose_selection(
     """Select the examples of a retraining at ``now``, from production or from ``base`` (T7)."""
     rows = fetch_candidates(conn, now, settings, base)
     return select_examples(rows, now, _last_training(conn, base), settings, emergency)
+
+
+def find_recent_sources(conn: Connection, window: TimeWindow, base: str | None, limit: int) -> list[int]:
+    """Return the conversations of the window whose sources a model may answer itself, newest first (L12)."""
+    values = {"base": base, "start": window.start, "end": window.end, "limit": limit}
+    return list(conn.execute(_RECENT_SOURCES, {**values, "reasons": list(_TEXT_REJECTIONS)}).scalars())
 
 
 def _first_day(now: datetime, settings: SelectionSettings) -> date:

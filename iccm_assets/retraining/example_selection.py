@@ -16,6 +16,13 @@ EQUAL_SHARES_PER_USER = 2
 REASONS = ("selected", "outside_window", "user_cap", "limit")
 
 
+def name_owner(user_id: str | None, token_name: str | None) -> str:
+    """Return who a conversation belongs to: the user, else the token, else `anonymous`."""
+    if user_id:
+        return f"user:{user_id}"
+    return f"token:{token_name}" if token_name else "anonymous"
+
+
 @dataclass(frozen=True)
 class PoolRow:
     """One example of the training pool that no ancestor of production was trained on."""
@@ -31,9 +38,7 @@ class PoolRow:
     @property
     def owner(self) -> str:
         """The user, else the token; all rows without either have the same owner."""
-        if self.user_id:
-            return f"user:{self.user_id}"
-        return f"token:{self.token_name}" if self.token_name else "anonymous"
+        return name_owner(self.user_id, self.token_name)
 
 
 @dataclass(frozen=True)

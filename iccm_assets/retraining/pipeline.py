@@ -7,7 +7,7 @@ row stays `running` until the evaluation records its outcome.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +24,10 @@ from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.registry.training_runs import TrainingRun
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.reporting.formatting import snake_case_keys
-from iccm_assets.retraining import example_queries, triggers
+from iccm_assets.retraining import example_queries, preferences, self_examples, triggers
+from iccm_assets.retraining.example_selection import ExampleSelection
+from iccm_assets.retraining.self_examples import SelfExampleChoice
+from iccm_assets.scoring.orchestra import load_orchestra_from_settings
 from iccm_assets.settings import Settings, get_settings
 from iccm_assets.training.dataset import (
     Dataset,
@@ -34,7 +37,10 @@ from iccm_assets.training.dataset import (
     describe_rehearsal_shortage,
     load_rehearsal,
 )
-from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome
+from iccm_assets.training.run_tracking import TRACKER_RUNS, update_runs, version_tags
+from iccm_assets.training.sampling import SamplingJob, SamplingReport, load_answers
+from iccm_assets.training.sampling_sources import load_sources
+from iccm_assets.training.worker_protocol import OPERATIONAL_FIELDS, TrainingJob, TrainingOutcome
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,13 @@ class SkippedRun:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """The trainer's job, its dataset and base, and the reason for these examples."""
+    """The trainer's job, its dataset and base, the reason for these examples, and what was sampled."""
 
     job: TrainingJob
     dataset: Dataset
     base: ModelVersion
     reason: str
+    sampling: SamplingReport | None = None
 
 
 @contextmanager
@@ -98,29 +105,61 @@ def load_input_files(settings: Settings) -> list[TrainingExample]:
     return load_rehearsal(settings.rehearsal)
 
 
-def prepare_training(engine: sa.Engine, settings: Settings, run: TrainingRun) -> TrainingPlan | SkippedRun:
+def plan_sampling(engine: sa.Engine, settings: Settings, run: TrainingRun) -> SamplingJob | None:
+    """Return what the model answers itself before the training set is composed; None if nothing (L12).
+
+    An emergency samples nothing: its remedy is what developers corrected, and judging takes the time that it
+    has not. `dpo` needs answers to the selected sources, `rft` to all recent ones. Raises ``InputError`` like
+    ``prepare_training``.
+    """
+    objective = settings.training.objective
+    if objective == "sft" or run.emergency:
+        return None
+    _load_input_files(engine, settings, run)
+    with engine.connect() as conn:
+        base = versions.get_version(conn, run.requested_base or versions.PRODUCTION)
+        selection = _propose_selection(conn, settings, run)
+        if triggers.below_minimum(len(selection.selected), settings.triggers):
+            return None  # prepare_training says so
+        limit = settings.sampling.max_sources
+        sources = [row.conversation_id for row in selection.selected[:limit]]
+        if objective == "rft":
+            window = selection.window
+            sources = example_queries.find_recent_sources(conn, window, run.requested_base, limit)
+    job = SamplingJob(version=base.version, conversation_ids=tuple(sources), seed=settings.training.seed)
+    return job if sources else None
+
+
+def prepare_training(
+    engine: sa.Engine,
+    settings: Settings,
+    run: TrainingRun,
+    sampling: SamplingJob | None = None,
+    report: SamplingReport | None = None,
+) -> TrainingPlan | SkippedRun:
     """Select the examples, write the snapshot and record both; ``SkippedRun`` below the minimum (T5, T7).
 
-    Raises ``InputError`` for a file that a setting names. The run is not tried again then: only a person can
-    correct it.
+    ``sampling`` is what the model answered before, with its ``report``. Raises ``InputError`` for a file that
+    a setting names. The run is not tried again then: only a person can correct it.
     """
-    try:
-        rehearsal = load_input_files(settings)
-    except InputError as error:
-        with engine.begin() as conn:
-            attempts = settings.triggers.max_attempts
-            training_runs.finish_run(conn, run.id, run.fence, "failed", error=str(error), attempt=attempts)
-        raise
+    rehearsal = _load_input_files(engine, settings, run)
     with engine.begin() as conn:
         base = versions.get_version(conn, run.requested_base or versions.PRODUCTION)
         at = now(conn)
-        window = settings.selection.with_window(run.requested_window_days)
-        selection = example_queries.propose_selection(
-            conn, at, window, run.emergency, base=run.requested_base
-        )
+        selection = _propose_selection(conn, settings, run)
         if too_few := triggers.below_minimum(len(selection.selected), settings.triggers):
             return _skip(conn, run, base, f"{too_few.reason}; {selection.reason}")
         new, pinned = _read_examples(conn, {row.conversation_id for row in selection.selected})
+        if settings.training.objective == "dpo":
+            new, pinned = (
+                preferences.add_worse_answers(conn, new),
+                preferences.add_worse_answers(conn, pinned),
+            )
+            rehearsal = []  # nothing worse is known of the base model's own sample
+            if too_few := triggers.below_minimum(len(new), settings.triggers):
+                lacking = f"{len(new)} selected conversations have an answer that scored worse"
+                return _skip(conn, run, base, f"{too_few.reason}: {lacking}; {selection.reason}")
+    chosen = _choose_self_examples(engine, settings, base, sampling, new)
     dataset = compose_dataset(
         new,
         rehearsal,
@@ -128,6 +167,7 @@ def prepare_training(engine: sa.Engine, settings: Settings, run: TrainingRun) ->
         rehearsal_fraction=settings.training.rehearsal_fraction,
         validation_share=settings.training.validation_share,
         seed=settings.training.seed,
+        own=[example.to_training_example() for example in chosen.chosen],
     )
     with engine.begin() as conn:
         if version := _find_rolled_back(conn, base.version, dataset.digest, settings):
@@ -151,7 +191,7 @@ def prepare_training(engine: sa.Engine, settings: Settings, run: TrainingRun) ->
     )
     with engine.begin() as conn:
         _reject_erased(conn, dataset, settings)
-        _record_lineage(conn, run.id, dataset)
+        _record_lineage(conn, run.id, dataset, chosen)
         training_runs.update_run(
             conn,
             run.id,
@@ -162,7 +202,47 @@ def prepare_training(engine: sa.Engine, settings: Settings, run: TrainingRun) ->
             config=settings.training.model_dump(mode="json"),
         )
     shortage = describe_rehearsal_shortage(dataset, settings.training.rehearsal_fraction, settings.rehearsal)
-    return TrainingPlan(job, dataset, base, "; ".join(part for part in (selection.reason, shortage) if part))
+    parts = (
+        selection.reason,
+        chosen.reason if sampling and settings.training.objective == "rft" else "",
+        shortage,
+    )
+    return TrainingPlan(job, dataset, base, "; ".join(part for part in parts if part), report)
+
+
+def _load_input_files(engine: sa.Engine, settings: Settings, run: TrainingRun) -> list[TrainingExample]:
+    """Return the rehearsal sample; fail the run for good if a file cannot be read."""
+    try:
+        return load_input_files(settings)
+    except InputError as error:
+        with engine.begin() as conn:
+            attempts = settings.triggers.max_attempts
+            training_runs.finish_run(conn, run.id, run.fence, "failed", error=str(error), attempt=attempts)
+        raise
+
+
+def _propose_selection(conn: sa.Connection, settings: Settings, run: TrainingRun) -> ExampleSelection:
+    window = settings.selection.with_window(run.requested_window_days)
+    return example_queries.propose_selection(conn, now(conn), window, run.emergency, base=run.requested_base)
+
+
+def _choose_self_examples(
+    engine: sa.Engine,
+    settings: Settings,
+    base: ModelVersion,
+    sampling: SamplingJob | None,
+    new: list[TrainingExample],
+) -> SelfExampleChoice:
+    """Choose among the answers that were sampled for `rft`; only its sets have examples of their own."""
+    if sampling is None or settings.training.objective != "rft":
+        return SelfExampleChoice((), {})
+    orchestra, ids = load_orchestra_from_settings(settings), sampling.conversation_ids
+    with engine.connect() as conn:
+        sources = load_sources(conn, ids, settings.curation)
+        answers = load_answers(conn, ids, base.digest, settings, sampling.seed, orchestra)
+    max_variance = settings.curation.max_implementation_variance
+    ranked = self_examples.choose_best(sources, answers, max_variance)
+    return self_examples.choose_self_examples(engine, ranked, new, settings)
 
 
 def _skip(conn: sa.Connection, run: TrainingRun, base: ModelVersion, reason: str) -> SkippedRun:
@@ -173,13 +253,19 @@ def _skip(conn: sa.Connection, run: TrainingRun, base: ModelVersion, reason: str
 def _find_rolled_back(conn: sa.Connection, base: str, dataset: str, settings: Settings) -> str | None:
     """Return the rolled-back version that the same training gave before: it would give the same weights."""
     tr, mv = t.phase4_training_runs.c, t.model_versions.c
+    config = sa.literal(settings.training.model_dump(mode="json"), tr.config.type)
     query = (
         sa.select(mv.version)
         .join(t.phase4_training_runs, tr.candidate_version == mv.version)
         .where(mv.status == "rolled_back", tr.base_version == base, tr.dataset_digest == dataset)
-        .where(tr.config == settings.training.model_dump(mode="json"))
+        # A run of an earlier release has no value for a setting that is new since: it trained by the default.
+        .where(_without_operational_fields(tr.config).contained_by(config))
     )
     return conn.execute(query.limit(1)).scalar_one_or_none()
+
+
+def _without_operational_fields(config: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    return config.op("-")(sa.cast(sorted(OPERATIONAL_FIELDS), sa.ARRAY(sa.Text)))
 
 
 def locate_outcome(store: ModelStore, outcome: TrainingOutcome) -> TrainingOutcome:
@@ -201,7 +287,12 @@ def register_candidate(
             "best_epoch": outcome.best_epoch,
             "weight_change": vars(outcome.weight_change),
             "counts": dict(outcome.counts),
-        }
+            "method": outcome.method,
+            "base_digest": outcome.base_digest,
+            "objective": plan.job.config.objective,
+            **({"sampling": describe_sampling(plan.sampling)} if plan.sampling else {}),
+        },
+        **({TRACKER_RUNS: dict(outcome.tracker_runs)} if outcome.tracker_runs else {}),
     }
     with engine.begin() as conn:
         candidate = versions.register_version(
@@ -215,9 +306,25 @@ def register_candidate(
         training_runs.update_run(conn, run.id, run.fence, candidate_version=candidate.version)
         lock_pool(conn)  # a rebuild between selecting and pinning could have removed a row
         pool = t.phase4_training_data
-        examples = pool.c.conversation_id.in_(plan.dataset.conversation_ids)
+        # Of a conversation that gave an own answer only, the accepted text was not learned.
+        learned = [row.conversation_id for row in plan.dataset.examples if row.role != "self"]
+        examples = pool.c.conversation_id.in_([number for number in learned if number is not None])
         conn.execute(pool.update().where(examples).values(pinned=True))
     return candidate
+
+
+def name_tracked_runs(
+    candidate: ModelVersion, outcome: TrainingOutcome, settings: Settings, warn: Callable[[str], None]
+) -> None:
+    """Give the training's runs in the experiment trackers the name of the version that it has become."""
+    update_runs(
+        outcome.tracker_runs,
+        candidate.version,
+        home=settings.home,
+        timeout_seconds=settings.training.report_timeout_seconds,
+        warn=warn,
+        tags=version_tags(candidate),
+    )
 
 
 def candidate_metadata(
@@ -227,18 +334,30 @@ def candidate_metadata(
     return {
         "version": candidate.version,
         "parent_version": plan.base.version,
+        "objective": plan.job.config.objective,
         "selection": plan.reason,
         "dataset_digest": outcome.dataset_digest,
         **snake_case_keys(outcome.counts, "examples"),
+        **(snake_case_keys(describe_sampling(plan.sampling), "sampling") if plan.sampling else {}),
         "validation_loss": outcome.best_validation_loss,
         "initial_validation_loss": outcome.initial_validation_loss,
         "best_epoch": outcome.best_epoch,
         "weight_change": outcome.weight_change.relative,
         "weights_changed": outcome.weight_change.changed_share,
         "parameters": outcome.parameters,
+        "method": outcome.method,
+        **({"base_digest": outcome.base_digest} if outcome.base_digest else {}),
         "device": outcome.device,
         "resumed_from_step": outcome.resumed_from_step,
         **snake_case_keys(outcome.seconds, "seconds"),
+    }
+
+
+def describe_sampling(report: SamplingReport) -> dict[str, int | float]:
+    """Return the counts of a sampling and its two shares, those that have a value."""
+    shares = {"accepted_share": report.accepted_share, "wrong_greedy_share": report.wrong_greedy_share}
+    return report.model_dump() | {
+        name: round(share, 4) for name, share in shares.items() if share is not None
     }
 
 
@@ -306,12 +425,18 @@ def _reject_erased(conn: sa.Connection, dataset: Dataset, settings: Settings) ->
         )
 
 
-def _record_lineage(conn: sa.Connection, run_id: int, dataset: Dataset) -> None:
+def _record_lineage(conn: sa.Connection, run_id: int, dataset: Dataset, own: SelfExampleChoice) -> None:
     """Record the conversations of this attempt's dataset in place of an earlier attempt's."""
+    answers = {example.source.conversation_id: example.answer.id for example in own.chosen}
     examples = t.training_run_examples
     conn.execute(examples.delete().where(examples.c.training_run_id == run_id))
     rows = [
-        {"training_run_id": run_id, "conversation_id": row.conversation_id, "role": row.role}
+        {
+            "training_run_id": run_id,
+            "conversation_id": row.conversation_id,
+            "role": row.role,
+            "sampled_answer_id": answers[row.conversation_id] if row.role == "self" else None,
+        }
         for row in dataset.examples
         if row.conversation_id is not None
     ]

@@ -21,8 +21,8 @@ from iccm_assets.errors import OperationNotAllowedError
 from iccm_assets.models.model_probe import import_probed_model, probe_model
 from iccm_assets.registry import versions
 from iccm_assets.registry.affected_versions import find_erased_in_lineage
-from iccm_assets.registry.manifest import Manifest, verify
-from iccm_assets.registry.model_store import ModelStore, fetch_model
+from iccm_assets.registry.manifest import Manifest
+from iccm_assets.registry.model_store import ModelStore, fetch_model, verify_model
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.rollout import repository
 from iccm_assets.rollout.actions import DeploymentEvent
@@ -113,7 +113,7 @@ def check_deployable(
         require_authorized(conn, version.version, force_reason)
         has_answered = conn.execute(sa.select(sa.exists().where(evaluated))).scalar_one()
     directory = fetch_model(version.path, settings)
-    verify(directory)
+    verify_model(directory, settings)
     if not has_answered:
         probe_model(directory, settings)
 
@@ -201,4 +201,4 @@ def ensure_production(
         path, base = str(published.path), published.manifest.base
         with engine.begin() as conn:
             serving = bootstrap(conn, digest=published.digest, path=path, base_model=base)
-    return serving, verify(fetch_model(serving.path, settings))
+    return serving, verify_model(fetch_model(serving.path, settings), settings)

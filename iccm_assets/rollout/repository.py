@@ -18,6 +18,7 @@ from iccm_assets.db.locks import Lock, acquire_lock
 from iccm_assets.db.notify import notify_routing
 from iccm_assets.errors import RecordNotFoundError
 from iccm_assets.registry import versions
+from iccm_assets.registry.registry_events import record_deployment_event
 from iccm_assets.rollout.actions import (
     Abort,
     Action,
@@ -110,7 +111,9 @@ def append_events(conn: sa.Connection, rollout_id: int, events: tuple[Deployment
 def insert_event(conn: sa.Connection, event: DeploymentEvent, **columns: int) -> int:
     """Insert one row of `deployment_events`, of a rollout or (without ``columns``) of none; return its id."""
     e = t.deployment_events
-    return int(conn.execute(e.insert().values(**vars(event), **columns).returning(e.c.id)).scalar_one())
+    inserted = conn.execute(e.insert().values(**vars(event), **columns).returning(e.c.id)).scalar_one()
+    record_deployment_event(conn, inserted)
+    return int(inserted)
 
 
 def count_samples(conn: sa.Connection, rollout_id: int) -> dict[str, int]:

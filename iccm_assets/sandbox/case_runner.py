@@ -73,7 +73,24 @@ class Encoder:
                 return self._count(encode(value))
         return self._encode_container(kind, value, depth)
 
+    def encode_arguments(self, args: Any) -> str:
+        """Encode arguments and, where there are any, the shared values that they may refer to."""
+        items = [self.encode(item) for item in args]
+        if shared_values:
+            pairs = [
+                '[["s",' + encode_text(name) + "]," + self._encode_content(type(value), value, 0) + "]"
+                for name, value in shared_values.items()
+            ]
+            items.append('["d",[' + ",".join(pairs) + "]]")
+        return "[" + ",".join(items) + "]"
+
     def _encode_container(self, kind: type, value: Any, depth: int) -> str:
+        for name in shared_values:  # by name: they may refer to themselves
+            if shared_values[name] is value:
+                return self._count('["R",' + encode_text(name) + "]")
+        return self._encode_content(kind, value, depth)
+
+    def _encode_content(self, kind: type, value: Any, depth: int) -> str:
         if depth >= MAX_DEPTH:
             raise NestingTooDeepError
         if _is_plain_dict(kind):
@@ -257,7 +274,7 @@ def call(owner: Any, step: Any, encoder: Encoder, module: ModuleType, detail: An
 
     ``step`` is a name with positional and keyword arguments; without arguments (None) the attribute is read.
     With ``detail`` "arguments" the value is followed by a list of the positional arguments as they are then,
-    with "changes" also by a list of them as they were.
+    with "changes" also by a list of them as they were; the shared values of the case are the last item.
     """
     name, args, kwargs = step
     try:
@@ -270,9 +287,9 @@ def call(owner: Any, step: Any, encoder: Encoder, module: ModuleType, detail: An
         if args is None:
             return '["v",' + encoder.encode(function) + "]"
         args, kwargs = make_objects(args, module), make_objects(kwargs, module)
-        before = ",[" + ",".join(map(encoder.encode, args)) + "]" if detail == "changes" else ""
+        before = "," + encoder.encode_arguments(args) if detail == "changes" else ""
         value = encoder.encode(function(*args, **kwargs))
-        after = ",[" + ",".join(map(encoder.encode, args)) + "]" if detail in ("arguments", "changes") else ""
+        after = "," + encoder.encode_arguments(args) if detail in ("arguments", "changes") else ""
         return '["v",' + value + after + before + "]"
     except (AnswerTooLargeError, NestingTooDeepError):
         raise
@@ -284,6 +301,13 @@ def execute_case(plan: tuple[Any, ...], module: ModuleType, encoder: Encoder) ->
     """Execute a plan and encode the outcome."""
     name, args, kwargs = plan[1:4]
     detail = plan[-1]
+    shared = plan[4 if plan[0] == "call" else 5 :][:1]
+    shared_values.clear()
+    if shared and type(shared[0]) is dict:
+        try:
+            make_shared(shared[0], module)
+        except BaseException as error:
+            return encode_exception(error) if plan[0] == "call" else f'["o",{encode_exception(error)},[]]'
     if plan[0] == "call":
         return call(module, plan[1:4], encoder, module, detail)
     try:
@@ -312,12 +336,52 @@ def make_objects(value: Any, module: ModuleType) -> Any:
             for attribute in attributes:
                 setattr(instance, attribute, make_objects(attributes[attribute], module))
             return instance
-        return {key: make_objects(item, module) for key, item in value.items()}
+        return {
+            make_objects(key, module) if type(key) is tuple else key: make_objects(item, module)
+            for key, item in value.items()
+        }
     if kind is list:
         return [make_objects(item, module) for item in value]
     if kind is tuple:
+        if value and value[0] is ...:
+            return _find_shared(value[1], module)
         return tuple([make_objects(item, module) for item in value])
     return value
+
+
+shared_values: dict[str, Any] = {}  # of the case that runs
+_unmade: dict[str, Any] = {}  # those of which no object was made yet
+
+
+def make_shared(written: dict[str, Any], module: ModuleType) -> None:
+    """Make the values that others refer to by name, each once; they may refer to each other in a circle."""
+    _unmade.clear()
+    _unmade.update(written)
+    for name in written:
+        _find_shared(name, module)
+    for name, value in written.items():
+        made = shared_values[name]
+        if type(value) is list:
+            made.extend(make_objects(value, module))
+        elif ... not in value:
+            made.update(make_objects(value, module))
+        else:
+            attributes = value[...][3]
+            for attribute in attributes:
+                setattr(made, attribute, make_objects(attributes[attribute], module))
+
+
+def _find_shared(name: str, module: ModuleType) -> Any:
+    """Find a shared value, or make it as far as its constructor does."""
+    if name not in shared_values:
+        value = _unmade.pop(name)
+        if type(value) is list:
+            shared_values[name] = []
+        elif ... not in value:
+            shared_values[name] = {}
+        else:
+            shared_values[name] = make_objects({...: (*value[...][:3], {})}, module)
+    return shared_values[name]
 
 
 given_functions: list[tuple[Any, str]] = []  # that arguments are, and their names

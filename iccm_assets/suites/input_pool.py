@@ -12,13 +12,14 @@ import hashlib
 import marshal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from random import Random
 from typing import Any
 
-from iccm_assets.suites.input_values import ValueFactory
+from iccm_assets.suites.input_values import QuickRandom, ValueFactory
 from iccm_assets.suites.known_calls import Arguments, find_literal_calls
+from iccm_assets.suites.shared_values import attach_shared
 from iccm_assets.suites.signatures import CallSignature, Target, find_targets
 from iccm_assets.suites.source_edits import SourceText
+from iccm_assets.suites.suite_values import list_references, refer_to
 from iccm_assets.suites.test_suites import Suite
 
 POOL_SIZE = 240
@@ -37,11 +38,12 @@ class _Calls:
     arguments: list[Arguments] = field(default_factory=list)
     methods: dict[str, list[Arguments]] = field(default_factory=dict)
     attributes: dict[str, None] = field(default_factory=dict)
+    shared: list[Mapping[str, Any]] = field(default_factory=list)  # values that arguments refer to
 
 
 def build_pool(source: SourceText, suite: Suite, seed: str) -> list[Plan]:
     """Build a pool of distinct inputs, as plans of the judge's runner."""
-    rng = Random(hashlib.sha256(seed.encode() + source.data).hexdigest())
+    rng = QuickRandom(hashlib.sha256(seed.encode() + source.data).hexdigest())
     targets = {target.name: target for target in find_targets(source.tree)}
     texts = [SourceText.parse(text) for name, text in sorted(suite.files.items()) if name.endswith(".py")]
     tests = [text.tree for text in texts if text]
@@ -73,6 +75,22 @@ def _choose_sizes(calls: Mapping[str, _Calls], targets: Mapping[str, Target]) ->
 
 
 def _draw_plan(name: str, calls: _Calls, target: Target | None, values: ValueFactory) -> Plan:
+    values.references = [refer_to(item) for item in sorted({item for own in calls.shared for item in own})]
+    return _share_values(_draw_calls(name, calls, target, values), calls.shared, values)
+
+
+def _share_values(plan: Plan, tables: Sequence[Mapping[str, Any]], values: ValueFactory) -> Plan:
+    """Add to a plan that refers to shared values those of a case that has all of these names."""
+    names = set(list_references(list(plan[2:]))) if tables else set()
+    fitting = [table for table in tables if names <= table.keys()] if names else []
+    if not fitting:
+        return plan
+    table = values.rng.choice(fitting)
+    values.references = [refer_to(name) for name in table]
+    return attach_shared(plan, {name: values.mutate(table[name]) for name in table})
+
+
+def _draw_calls(name: str, calls: _Calls, target: Target | None, values: ValueFactory) -> Plan:
     args, kwargs = _draw_arguments(values, calls.arguments, target.signature if target else CallSignature())
     declared = target.methods if target else {}
     parts = sorted({*calls.methods, *declared, *calls.attributes})
@@ -108,6 +126,7 @@ def _collect_calls(
     for case in suite.cases if suite.kind == "cases" else ():
         own = calls.setdefault(case.call.name, _Calls())
         own.arguments.append((case.call.args, case.call.kwargs))
+        own.shared += [case.shared] if case.shared else []
         for call, _ in case.steps or ():
             if call.is_attribute:
                 own.attributes[call.name] = None

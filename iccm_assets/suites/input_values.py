@@ -11,10 +11,12 @@ import copy
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from random import Random
 from typing import Any, ClassVar
 
-from iccm_assets.suites.suite_values import FUNCTION, new_object
+from iccm_assets.suites.source_edits import list_nodes
+from iccm_assets.suites.suite_values import FUNCTION, is_reference, new_object
 from iccm_assets.suites.value_types import (
     ANY,
     BOOL,
@@ -38,8 +40,26 @@ MANY_TEXTS = 3  # constants: what is compared with them is often one of them
 WORDS = ("ab", "hello world", "level", "a1b2", "Apple,Bob;cat")
 PARTNERS = {"(": ")", "[": "]", "{": "}", "<": ">", ")": "(", "]": "[", "}": "{", ">": "<"}
 SCALES = ((-3, 20), (-2, 3), (0, 5), (-3, 12), (0, 100))
+CIRCLE_SHARE = 0.5  # of these dicts
+GRAPH_SHARE = 0.7  # of the dicts with pairs as keys
+EXPRESSION_SHARE = 0.5  # of the lists of values and signs
+VARIED_SHARE = 0.25  # of pairs of the same type
+MAX_EDITS = 3
 MIXED = (INT, TEXT, ValueType("list", (INT,)))  # elements of a list of anything
 LETTERS = "abcxyzAB09 _-.,é"
+
+
+class QuickRandom(Random):
+    """Draws like ``Random``, in a third of its time: that a choice is not quite even does no harm."""
+
+    def choice(self, seq: Any) -> Any:
+        return seq[int(self.random() * len(seq))]
+
+    def randint(self, a: int, b: int) -> int:
+        return a + int(self.random() * (b - a + 1))
+
+    def randrange(self, start: int, stop: int | None = None, step: int = 1) -> int:
+        return super().randrange(start, stop, step) if stop is not None else int(self.random() * start)
 
 
 class ValueFactory:
@@ -48,6 +68,9 @@ class ValueFactory:
     def __init__(self, rng: Random, trees: Sequence[ast.AST]) -> None:
         self.rng = rng
         self.objects: dict[str, Callable[[int], Any]] = {}
+        self.draw_nodes: Callable[[str], list[Any] | None] = lambda name: None  # that a plan shares
+        self.draw_weights: Callable[[str], dict[Any, Any] | None] = lambda name: None  # of their edges
+        self.references: list[Any] = []  # to values that a plan shares
         constants = [node.value for tree in trees for node in _list_constants(tree)][:MAX_CONSTANTS]
         self.numbers = [value for value in constants if type(value) is int and abs(value) < 1 << 40] or [1]
         few = list(dict.fromkeys(self.numbers))[:MAX_COMBINED]
@@ -63,7 +86,7 @@ class ValueFactory:
         own_separators = [text for text in self.texts if len(text) == 1 and not text.isalnum()]
         self.separators = own_separators or [" ", "-", ",", ":", "/"]
         attributes = {
-            node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)
+            node.attr for tree in trees for node in list_nodes(tree) if isinstance(node, ast.Attribute)
         }
         self.is_splitting = bool(own_separators and attributes & {"split", "partition", "rsplit"})
         self.part_counts = [*map(len, _find_split_targets(trees))] or [2, 2, 3, 3, 4]
@@ -98,12 +121,14 @@ class ValueFactory:
 
     def relate(self, args: list[Any]) -> list[Any]:
         """Let some arguments be parts of others: an element, a key, an index, a part of a text."""
-        if len(args) > 1 and self.rng.random() < 0.08:  # the same twice
+        if len(args) > 1 and (roll := self.rng.random()) < VARIED_SHARE:
             first, other = self.rng.sample(range(len(args)), 2)
             if type(args[first]) is type(args[other]):
-                args[other] = copy.deepcopy(args[first])
+                is_equal = roll < 0.08 or is_reference(args[first])
+                args[other] = copy.deepcopy(args[first]) if is_equal else self._edit(args[first])
                 return args
-        owners = [value for value in args if isinstance(value, list | tuple | dict | str) and value]
+        containers = [value for value in args if isinstance(value, list | tuple | dict | str) and value]
+        owners = [value for value in containers if not is_reference(value)]
         if not owners or len(args) < 2 or self.rng.random() < 0.5:
             return args
         related = self._make_equally_long(args) if self.rng.random() < 0.5 else list(args)
@@ -113,6 +138,21 @@ class ValueFactory:
                 options = self._list_parts(self.rng.choice(others), type(value))
                 related[index] = self.rng.choice(options) if options else value
         return related
+
+    def _edit(self, value: Any) -> Any:
+        """Return a text or list that has most parts of another one, in its order: some twice, some not."""
+        if type(value) not in (str, list):
+            return value
+        items = list(value)
+        for _ in range(self.rng.randint(1, MAX_EDITS)):
+            place, roll = self.rng.randint(0, len(items)), self.rng.random()
+            if items and roll < 0.4:
+                items.insert(place, self.rng.choice(items))
+            elif items and roll < 0.8:
+                items.pop(self.rng.randrange(len(items)))
+            else:
+                items.insert(place, self.rng.choice(self.letters if type(value) is str else self.numbers))
+        return "".join(items) if type(value) is str else items
 
     def _make_equally_long(self, args: list[Any]) -> list[Any]:
         """Give all lists the length of the shortest one that has elements."""
@@ -125,7 +165,8 @@ class ValueFactory:
             start = self.rng.randrange(len(owner))
             text = owner[start : start + self.rng.randint(1, 3)]
             return [text] if kind is str else [len(owner), start]
-        parts = [part for part in owner if type(part) is kind and part is not ...]
+        inner = [part for item in owner if isinstance(item, tuple) for part in item]
+        parts = [part for part in (*owner, *inner) if type(part) is kind and part is not ...]
         return parts + (
             [0, len(owner) - 1, len(owner)] if kind is int and not isinstance(owner, dict) else []
         )
@@ -190,8 +231,13 @@ class ValueFactory:
 
     def _draw_items(self, kind: ValueType, depth: int) -> list[Any]:
         element = kind.parts[0]
+        nodes = self.draw_nodes(str(element.values[0])) if element.kind == "object" else None
+        if nodes is not None:
+            return nodes
         sizes = SIZES if element.kind != "object" else SIZES[:4]  # an object's answer is long
         size = self.rng.choice(sizes) if depth < MAX_DEPTH else 0
+        if _is_expression(element) and self.rng.random() < EXPRESSION_SHARE:
+            return self._draw_expression(element, depth)
         is_mixed = element == ANY and self.rng.random() < 0.2
         items = [self.draw(self.rng.choice(MIXED) if is_mixed else element, depth + 1) for _ in range(size)]
         roll = self.rng.random()
@@ -201,6 +247,21 @@ class ValueFactory:
             items += items[::-1]  # the same from both ends
         if roll > 0.75 and element.kind in ("int", "float", "str"):
             items.sort(reverse=roll > 0.9)
+        return items
+
+    def _draw_expression(self, kind: ValueType, depth: int) -> list[Any]:
+        """Draw operands with signs after, between or before them, as expressions are written."""
+        operand, sign = kind.parts
+        order = self.rng.choice(("postfix", "postfix", "postfix", "infix", "prefix"))
+        items = [self.draw(operand, depth + 1)]
+        for _ in range(self.rng.randint(0, 3)):
+            further, mark = [self.draw(operand, depth + 1)], self.draw(sign, depth + 1)
+            sides = [items, further] if self.rng.random() < 0.6 else [further, items]
+            items = {
+                "postfix": [*sides[0], *sides[1], mark],
+                "infix": [*sides[0], mark, *sides[1]],
+                "prefix": [mark, *sides[0], *sides[1]],
+            }[order]
         return items
 
     def _draw_square(self, kind: ValueType, depth: int) -> list[list[Any]]:
@@ -216,10 +277,28 @@ class ValueFactory:
 
     def _draw_dict(self, kind: ValueType, depth: int) -> dict[Any, Any]:
         key, value = kind.parts
+        if key.kind == "tuple" and key.parts[0].kind == "object":
+            return self.draw_weights(str(key.parts[0].values[0])) or {}
+        if key.kind == "tuple" and key.parts[0] == key.parts[-1] and self.rng.random() < GRAPH_SHARE:
+            return self._draw_edges(key, value, depth)
         if value.kind in ("list", "set", "dict") and value.parts[0] == key and self.rng.random() < 0.7:
             return self._draw_graph(key, value, depth)
         keys = [item for item in self._draw_items(ValueType("list", (key,)), depth) if _is_hashable(item)]
         return {item: self.draw(value, depth + 1) for item in keys}
+
+    def _draw_edges(self, key: ValueType, value: ValueType, depth: int) -> dict[Any, Any]:
+        """Draw what is known of pairs of a few values, such as the lengths of a graph's edges."""
+        count = self.rng.randint(2, 5)
+        nodes = (
+            list(range(count))
+            if key.parts[0] == INT
+            else [self.draw(key.parts[0], depth + 2) for _ in range(count)]
+        )
+        size = self.rng.randint(1, 2 * count)
+        keys = [tuple(self.rng.choice(nodes) for _ in key.parts) for _ in range(size)]
+        if self.rng.random() < CIRCLE_SHARE:  # then every node can be reached from every other one
+            keys = [*pairwise([*nodes, nodes[0]]), *keys[: size // 2]]
+        return {item: self.draw(value, depth + 1) for item in keys if _is_hashable(item)}
 
     def _draw_graph(self, key: ValueType, value: ValueType, depth: int) -> dict[Any, Any]:
         """Draw a graph: what it refers to are its own keys."""
@@ -317,6 +396,8 @@ class ValueFactory:
         return [] if roll > 0.97 else items
 
     def _change_tuple(self, value: tuple[Any, ...], depth: int) -> tuple[Any, ...]:
+        if is_reference(value):
+            return tuple(self.rng.choice(self.references or [value]))
         return tuple(self.mutate(item, depth + 1) for item in value)
 
     def _change_dict(self, value: dict[Any, Any], depth: int) -> dict[Any, Any]:
@@ -352,9 +433,14 @@ class ValueFactory:
     }
 
 
+def _is_expression(element: ValueType) -> bool:
+    """Whether elements are of some type or one of the signs that the source knows."""
+    return element.kind == "union" and len(element.parts) == 2 and element.parts[1].kind == "literal"
+
+
 def _list_quoted(tree: ast.AST) -> Iterator[str]:
     """List the short texts that docstrings quote."""
-    for node in ast.walk(tree):
+    for node in list_nodes(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             text = node.value.value
             if isinstance(text, str):
@@ -365,7 +451,7 @@ def _list_quoted(tree: ast.AST) -> Iterator[str]:
 def _list_constants(tree: ast.AST) -> Iterator[ast.Constant]:
     """List the constants of a source but its texts for people: docstrings and the messages of errors."""
     left_out: set[int] = set()
-    for node in ast.walk(tree):
+    for node in list_nodes(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             left_out.add(id(node.value))
         elif isinstance(node, ast.Raise):
@@ -376,7 +462,7 @@ def _list_constants(tree: ast.AST) -> Iterator[ast.Constant]:
 
 def _find_split_targets(trees: Sequence[ast.AST]) -> Iterator[list[ast.expr]]:
     """Find the names that the parts of a divided text get, as in ``day, month = text.split("-")``."""
-    for node in (node for tree in trees for node in ast.walk(tree)):
+    for node in (node for tree in trees for node in list_nodes(tree)):
         if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Tuple):
             continue
         if any(getattr(part, "attr", "") == "split" for part in ast.walk(node.value)):

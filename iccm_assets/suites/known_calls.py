@@ -16,7 +16,7 @@ import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from iccm_assets.suites.source_edits import SourceText
+from iccm_assets.suites.source_edits import SourceText, list_nodes
 from iccm_assets.suites.suite_values import FUNCTION, FUNCTION_NAMES, new_object
 
 Arguments = tuple[list[Any], dict[str, Any]]
@@ -120,7 +120,7 @@ def _follow_objects(
 
 
 def _list_texts(source: SourceText) -> Iterator[str]:
-    for node in ast.walk(source.tree):
+    for node in list_nodes(source.tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield ast.get_docstring(node) or ""
     comments = []

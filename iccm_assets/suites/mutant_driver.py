@@ -132,20 +132,22 @@ class Measurement:
     def ask_interpreter(self, seed: int, plans: list[Any]) -> Iterator[bytes | None]:
         """Yield one answer per plan of the source in a new interpreter with another hash seed."""
         requests, (read_end, write_end) = os.pipe(), os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os.dup2(requests[0], 0)
-                os.dup2(write_end, 1)
-                os.closerange(3, 256)
-                arguments = [sys.executable, *["-P", "-s", "-S", "-B", "-X", "utf8", "-c"], INTERPRETER]
-                os.execve(sys.executable, arguments, {**os.environ, "PYTHONHASHSEED": str(seed)})
-            finally:
-                os._exit(1)
+        arguments = [sys.executable, *["-P", "-s", "-S", "-B", "-X", "utf8", "-c"], INTERPRETER]
+        # No fork: this process would be copied only to be replaced. Other descriptors are not inherited.
+        pid = os.posix_spawn(
+            sys.executable,
+            arguments,
+            {**os.environ, "PYTHONHASHSEED": str(seed)},
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, requests[0], 0),
+                (os.POSIX_SPAWN_DUP2, write_end, 1),
+            ],
+        )
         os.close(requests[0])
         os.close(write_end)
-        request = {**self.request, "answers": [], "plans": plans}
-        parts = sys.path, request["packages"], request["driver"], marshal.dumps(request)
+        unused = dict.fromkeys(("pytest_runner", "audit_hooks", "answer_agreement", "driver"), b"")
+        request = {**self.request, **unused, "answers": [], "plans": plans}
+        parts = sys.path, request["packages"], self.request["driver"], marshal.dumps(request)
         try:
             with os.fdopen(requests[1], "wb") as stream:
                 marshal.dump(parts, stream)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 from iccm_assets.suites.signatures import Target, find_targets
-from iccm_assets.suites.source_edits import FunctionNode
+from iccm_assets.suites.source_edits import CACHED_TREES, FunctionNode
 
 _FILES, _NETWORK, _PROCESSES = "it uses files", "it uses the network", "it starts processes or threads"
 _EXIT_HOOK = "its module registers an exit hook"
@@ -210,6 +211,12 @@ def choose_targets(tree: ast.Module) -> tuple[list[Target], dict[str, str]]:
 
     That is what is public and reaches nothing outside; what is private only where nothing is public.
     """
+    chosen, left_out = _choose_targets(tree)
+    return list(chosen), dict(left_out)
+
+
+@lru_cache(maxsize=CACHED_TREES)  # a recording asks four times
+def _choose_targets(tree: ast.Module) -> tuple[list[Target], dict[str, str]]:
     everything = find_targets(tree)
     public = [target for target in everything if not target.name.startswith("_")]
     finder = EffectFinder(tree)

@@ -8,9 +8,11 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from iccm_assets.suites.recorded_inputs import Plan
+from iccm_assets.suites.shared_values import get_shared
 from iccm_assets.suites.source_variants import FIRST_COMPARISON
 from iccm_assets.suites.suite_values import InvalidValueError, check_encoded, write_argument, write_encoded
 from iccm_assets.suites.value_differences import diff
@@ -20,7 +22,7 @@ ORDINARY_CASES, CASES_PER_TARGET = 10, 18  # as far as there is room
 MAX_CASE_CHARACTERS = 4000
 DIGITS = 12  # of a recorded float: what other Python versions and machines agree on
 
-_INPUT_KEYS = frozenset({"call", "new", "get", "args", "kwargs"})
+_INPUT_KEYS = frozenset({"call", "new", "get", "args", "kwargs", "shared"})
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,12 @@ class RecordedCase:
     size: int
     answer: str = ""
 
-    @property
+    @cached_property
     def expectations(self) -> str:
         """What the case expects, without its inputs."""
+        keys = ("expect", "raises", "args_after", "shared_after")
         parts = [self.case, *self.case.get("steps", [])]
-        return json.dumps([[part.get(key) for key in ("expect", "raises", "args_after")] for part in parts])
+        return json.dumps([[part.get(key) for key in keys] for part in parts])
 
     @property
     def steps(self) -> int:
@@ -152,18 +155,23 @@ class CaseWriter:
         self.raise_lines = raise_lines
 
     def write(self, plan: Plan, outcome: Any) -> dict[str, Any]:
+        shared = get_shared(plan)
+        written = {"shared": {name: write_argument(shared[name]) for name in shared}} if shared else {}
         if plan[0] == "call":
-            return self._write_call("call", plan[1:4], outcome)
-        case = self._write_call("new", plan[1:4], None)
+            return written | self._write_call("call", plan[1:4], outcome, bool(shared))
+        case = written | self._write_call("new", plan[1:4], None)
         constructed, outcomes = outcome[1:]
         if constructed is not None:
             return case | {"raises": self._write_raised(constructed)}
         case["steps"] = [
-            self._write_call("call", step, answer) for step, answer in zip(plan[4], outcomes, strict=True)
+            self._write_call("call", step, answer, bool(shared))
+            for step, answer in zip(plan[4], outcomes, strict=True)
         ]
         return case
 
-    def _write_call(self, key: str, call: Sequence[Any], outcome: Any) -> dict[str, Any]:
+    def _write_call(
+        self, key: str, call: Sequence[Any], outcome: Any, has_shared: bool = False
+    ) -> dict[str, Any]:
         name, args, kwargs = call
         written: dict[str, Any] = {key if args is not None else "get": name}
         if args:
@@ -179,8 +187,15 @@ class CaseWriter:
         written["expect"] = write_encoded(check_encoded(outcome[1]), DIGITS)
         if args is None:
             return written
+        # What is the same text needs no comparison, but for objects without a form: those are never the same.
+        if outcome[2] == outcome[3] and '["u", ' not in json.dumps(outcome[2]):
+            return written
         after, before = check_encoded(["l", outcome[2]]), check_encoded(["l", outcome[3]])
-        if args and diff(before, after):
+        if (args or has_shared) and diff(before, after):
+            if has_shared:
+                *arguments, shared = after[1]
+                pairs = [(name[1], write_encoded(value, DIGITS)) for name, value in shared[1]]
+                after, written["shared_after"] = ["l", arguments], dict(pairs)
             written["args_after"] = write_encoded(after, DIGITS)
         return written
 

@@ -10,33 +10,42 @@ from __future__ import annotations
 import ast
 import hashlib
 import itertools
-import marshal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from random import Random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from iccm_assets.suites.input_values import ValueFactory
+from iccm_assets.suites.drawn_objects import ObjectFactory
+from iccm_assets.suites.input_values import QuickRandom, ValueFactory
 from iccm_assets.suites.known_calls import MAX_KNOWN_CALLS, find_known_calls, find_known_sequences
-from iccm_assets.suites.signatures import CallParameter, CallSignature, Target, find_node_type
-from iccm_assets.suites.source_edits import SourceText
+from iccm_assets.suites.shared_values import attach_shared, get_shared
+from iccm_assets.suites.signatures import (
+    NODE_TYPE,
+    CallParameter,
+    CallSignature,
+    Target,
+    find_node_type,
+)
+from iccm_assets.suites.source_edits import SourceText, list_nodes
 from iccm_assets.suites.source_variants import FIRST_COMPARISON
-from iccm_assets.suites.suite_values import new_object
 from iccm_assets.suites.type_guesses import (
     BY_METHOD,
     BY_PAIR,
     COMMON_TYPES,
     DRAWS_AGAIN,
+    DRAWS_OF_LIKELIEST,
     DRAWS_PER_TRIAL,
+    END_NAMES,
     LINKED_NAMES,
     MAX_LIKELY_TYPES,
     MAX_TRIALS,
     Types,
     choose_types,
+    compares_identity,
     find_called,
     find_checked,
     find_compared,
     find_elements,
+    find_pair_keyed,
     find_used_methods,
     guess_by_name,
     guess_objects,
@@ -52,10 +61,6 @@ DRAWS_WITHOUT_ANY = 60  # while no input was accepted
 MAX_COMBINATIONS = 60  # of types, for one site
 ROUND_SIZE, ROUNDS = 225, 3
 MAX_STEPS, MAX_PREPARATION = 7, 4
-NODE_TYPE = "SimpleNamespace"
-MAX_CHAIN, MAX_TREE_DEPTH = 5, 3  # of linked objects
-COUNTS = ((0, 1, 2), (0, 0, 1))  # of further objects in a list, at first and deeper
-EMPTY_SHARE = 0.08  # of lists and trees
 MAX_CLASSES = 3  # whose objects are tried where no type is known
 
 
@@ -82,6 +87,7 @@ class _Knowledge:
     calls: list[tuple[list[Any], dict[str, Any]]] = field(default_factory=list)
     types: list[Types] = field(default_factory=list)
     trials: dict[Types, list[frozenset[int] | None]] = field(default_factory=dict)
+    tried_again: set[Types] = field(default_factory=set)
     corpus: list[Proposal] = field(default_factory=list)
 
 
@@ -92,21 +98,23 @@ class InputSearch:
         self, source: SourceText, targets: Sequence[Target], texts: Iterable[str], seed: str
     ) -> None:
         self.targets = {target.name: target for target in targets}
-        self.rng = Random(hashlib.sha256(seed.encode() + source.data).hexdigest())
+        self.rng = QuickRandom(hashlib.sha256(seed.encode() + source.data).hexdigest())
         self.values = ValueFactory(self.rng, [source.tree])
+        self.objects = ObjectFactory(self.rng, self.values, self._find_types)
+        self.tells_objects_apart = self.objects.has_circles = compares_identity(source.tree)
         self.used = find_used_methods(source.tree)
         self.called = find_called(source.tree)
         self.compared = find_compared(source.tree)
         self.checked, self.suggested = find_checked(source.tree)
         self.elements = find_elements(source.tree)
         self.uses_pairs = uses_pairs(source.tree)
+        self.pair_keyed = find_pair_keyed(source.tree)
         # Then also other types than the likely ones are meant.
-        self.tells_types_apart = any(
-            isinstance(node, ast.Name) and node.id in ("isinstance", "type") for node in ast.walk(source.tree)
-        )
+        names = [node.id for node in list_nodes(source.tree) if isinstance(node, ast.Name)]
+        self.tells_types_apart = "isinstance" in names or "type" in names
         self.sites: dict[Site, _Knowledge] = {}
         self.paths: set[frozenset[int]] = set()
-        self.proposed: set[bytes] = set()
+        self.proposed: set[str] = set()
         texts = list(texts)
         known = find_known_calls(source, texts)
         classes = [target.name for target in targets if target.is_class]
@@ -115,66 +123,32 @@ class InputSearch:
             self._add_site((target.name, ""), target.signature, known)
             for method, signature in target.methods.items():
                 self._add_site((target.name, method), signature, known)
-            self.values.objects[target.name] = self._object_maker(target)
+            self.objects.add(target)
         self.node_type = find_node_type(source.tree)
         if self.node_type:
-            self.values.objects[NODE_TYPE] = self._object_maker(self.node_type)
+            self.objects.add(self.node_type)
 
     def _add_site(self, site: Site, signature: CallSignature, known: dict[str, list[Any]]) -> None:
         calls = known.get(site[1] or site[0], [])
         self.sites[site] = _Knowledge(signature.parameters, signature.rest, list(calls))
 
-    def _object_maker(self, target: Target) -> Callable[[int], Any]:
-        """Return a function that makes an object, with a list or tree of further ones where it has links."""
-
-        def make(depth: int) -> Any:
-            if target.member_values:
-                return new_object(target.name, [self.rng.choice(target.member_values)])
-            if target.links and depth == 0 and self.rng.random() < EMPTY_SHARE:
-                return None
-            if len(target.links) == 2 and self.rng.random() < 0.5:
-                return self._make_search_tree(target, sorted(self.rng.sample(range(-5, 30), 5)))
-            chance, limit = (0.8, MAX_CHAIN) if len(target.links) == 1 else (0.6, MAX_TREE_DEPTH)
-            links: dict[str, Any] = {
-                link: make(depth + 1) if depth < limit and self.rng.random() < chance else None
-                for link in target.links
-            }
-            if depth < MAX_TREE_DEPTH:
-                counts = [(link, self.rng.choice(COUNTS[depth > 0])) for link in target.many_links]
-                links |= {link: [make(depth + 1) for _ in range(count)] for link, count in counts if count}
-            return self._make_object(target, depth, links)
-
-        return make
-
-    def _make_search_tree(self, target: Target, numbers: list[int]) -> Any:
-        """Make a tree in whose order the numbers are sorted."""
-        if not numbers or self.rng.random() < 0.1:
-            return None
-        middle = self.rng.randrange(len(numbers))
-        parts = (numbers[:middle], numbers[middle + 1 :])
-        links = {
-            link: self._make_search_tree(target, part) for link, part in zip(target.links, parts, strict=True)
-        }
-        return self._make_object(target, MAX_TREE_DEPTH, links, numbers[middle])
-
-    def _make_object(
-        self, target: Target, depth: int, links: dict[str, Any], number: int | None = None
-    ) -> Any:
+    def _find_types(self, target: Target) -> Iterator[tuple[CallParameter, ValueType]]:
+        """Find what a constructor is given: the types that are known to be accepted, or those of hints."""
         site = self.sites.get((target.name, ""), _Knowledge(target.signature.parameters))
         types = site.types[0] if site.types else tuple(item.type for item in site.parameters)
-        args: list[Any] = []
-        attributes: dict[str, Any] = {}
-        for item, kind in zip(site.parameters, types, strict=True):
-            if item.name in links or not (item.is_required or self.rng.random() < 0.6):
-                break  # what follows is optional, too
-            if is_open(kind):
-                kind = next(iter(guess_objects(item.name, [target.name])), INT)
-            value = number if kind == INT and number is not None else self.values.draw(kind, depth + 1)
-            attributes |= {item.name: value} if item.is_keyword else {}
-            args += [] if item.is_keyword else [value]
-        if target.name != NODE_TYPE:
-            links = {link: links[link] for link in links if links[link] is not None}
-        return new_object(target.name, args, {}, attributes | links)
+        return zip(site.parameters, types, strict=True)
+
+    def _may_share(self, site: Site) -> bool:
+        """Whether two arguments, or nodes of one, may be the same object: where the source can tell."""
+        if not self.objects.linked:
+            return False
+        if self.tells_objects_apart or any(item.many_links for item in self.objects.linked.values()):
+            return True
+        names = [item.name for item in self.sites[site].parameters]
+        kinds = [item.type.kind == "object" for item in self.sites[site].parameters]
+        linked = list(self.objects.linked)
+        likely = [bool(guess_objects(name, linked)) or name in LINKED_NAMES for name in names]
+        return sum(map(max, kinds, likely)) > 1
 
     # ---- proposals -------------------------------------------------------------------------------
 
@@ -185,9 +159,9 @@ class InputSearch:
         share = max(14, MAX_TRIALS // max(1, len(sites)))
         for site in sites:
             own = list(self._propose_known(site))
-            for types in self._list_types(site):
+            for place, types in enumerate(self._list_types(site)):
                 self.sites[site].trials.setdefault(types, [])
-                for number in range(DRAWS_PER_TRIAL):
+                for number in range(DRAWS_PER_TRIAL if place else DRAWS_OF_LIKELIEST):
                     own.append(Proposal(self._draw_plan(site, types, is_least=number == 0), site, types))
             proposals += own[:share]
         return self._keep_new(proposals)
@@ -200,6 +174,7 @@ class InputSearch:
                 continue
             count = DRAWS_AGAIN if knowledge.types else DRAWS_WITHOUT_ANY
             for types in knowledge.types or list(knowledge.trials)[:MAX_LIKELY_TYPES]:
+                knowledge.tried_again.add(types)
                 proposals += [Proposal(self._draw_plan(site, types), site, types) for _ in range(count)]
         return self._keep_new(proposals)
 
@@ -227,7 +202,8 @@ class InputSearch:
                 reached = None if branches is None else frozenset(n for n in branches if n < FIRST_COMPARISON)
                 self.sites[proposal.site].trials.setdefault(proposal.types, []).append(reached)
         for site in dict.fromkeys(proposal.site for proposal in proposals if proposal.types is not None):
-            self.sites[site].types = choose_types(self.sites[site].trials)
+            knowledge = self.sites[site]
+            knowledge.types = choose_types(knowledge.trials, knowledge.tried_again)
         for proposal, branches in zip(proposals, accepted, strict=True):
             if branches is None or not self.is_usable(proposal):
                 continue
@@ -241,7 +217,8 @@ class InputSearch:
         for proposal, is_right in proposals:
             steps = [step for step, right in zip(proposal.plan[4], is_right, strict=False) if right]
             if steps:
-                repaired.append(Proposal((*proposal.plan[:4], steps), (proposal.site[0], "")))
+                plan = attach_shared((*proposal.plan[:4], steps), get_shared(proposal.plan))
+                repaired.append(Proposal(plan, (proposal.site[0], "")))
         return self._keep_new(repaired)
 
     # ---- one site --------------------------------------------------------------------------------
@@ -272,14 +249,16 @@ class InputSearch:
         return ("call", name, args, kwargs)
 
     def _draw_plan(self, site: Site, types: Types, is_least: bool = False) -> Plan:
+        self.objects.begin_plan(self._may_share(site))
         args, kwargs = self._draw_arguments(site, types, is_least)
         if not site[1]:
-            return self._make_plan(site[0], args, kwargs, [])
+            return self.objects.finish_plan(self._make_plan(site[0], args, kwargs, []))
         steps: list[Any] = []
         known = [other for other in self.sites if other[0] == site[0] and other[1] and self._is_known(other)]
         if known and self.rng.random() < 0.6:  # what fails on a new object may not on one that is filled
             steps = self._draw_steps(self.targets[site[0]], known)[:MAX_PREPARATION]
-        return ("new", site[0], *self._draw_arguments((site[0], "")), [*steps, (site[1], args, kwargs)])
+        plan = ("new", site[0], *self._draw_arguments((site[0], "")), [*steps, (site[1], args, kwargs)])
+        return self.objects.finish_plan(plan)
 
     def _draw_arguments(
         self, site: Site, types: Types | None = None, is_least: bool = False
@@ -318,9 +297,12 @@ class InputSearch:
     def _propose(self, target: Target, methods: list[Site], corpus: list[Plan]) -> Proposal:
         site = (target.name, "")
         if corpus and self.rng.random() < 0.5:
-            return Proposal(self._change_plan(self.rng.choice(corpus), methods), site)
+            changed = self._change_plan(self.rng.choice(corpus), methods)
+            return Proposal(self.objects.finish_plan(changed), site)
+        self.objects.begin_plan(self._may_share(site))
         args, kwargs = self._draw_arguments(site)
-        return Proposal(self._make_plan(target.name, args, kwargs, self._draw_steps(target, methods)), site)
+        plan = self._make_plan(target.name, args, kwargs, self._draw_steps(target, methods))
+        return Proposal(self.objects.finish_plan(plan), site)
 
     def _draw_steps(self, target: Target, methods: list[Site]) -> list[Any]:
         """Draw calls of methods and, between them, reads of properties."""
@@ -347,6 +329,7 @@ class InputSearch:
         return steps
 
     def _change_plan(self, plan: Plan, methods: list[Site]) -> Plan:
+        self.objects.resume_plan(get_shared(plan))
         args, kwargs = self.values.mutate_arguments(plan[2], plan[3])
         if plan[0] == "call":
             return ("call", plan[1], args, kwargs)
@@ -362,11 +345,14 @@ class InputSearch:
     def _keep_new(self, proposals: list[Proposal]) -> list[Proposal]:
         kept: list[Proposal] = []
         for proposal in proposals:
-            canonical = canonical_plan(proposal.plan)
-            written = marshal.dumps(canonical, 2)
-            if written not in self.proposed:
-                self.proposed.add(written)
-                kept.append(replace(proposal, size=len(repr(canonical))))
+            written = repr(proposal.plan)
+            canonical = written
+            if "{" in written[:-4]:  # for all but sets, the text is the same for the same plan
+                canonical = repr(canonical_plan(proposal.plan))
+            if canonical not in self.proposed:
+                self.proposed.add(canonical)
+                types, rank = proposal.types, proposal.rank
+                kept.append(Proposal(proposal.plan, proposal.site, types, rank, len(written)))
         return kept
 
     # ---- types -----------------------------------------------------------------------------------
@@ -393,7 +379,8 @@ class InputSearch:
         return list(dict.fromkeys([first, *same, *drawn]))[:MAX_COMBINATIONS]
 
     def _list_options(self, site: Site, index: int) -> list[ValueType]:
-        parameter = self.sites[site].parameters[index]
+        parameters = self.sites[site].parameters
+        parameter = parameters[index]
         if parameter.type.kind == "callable":
             known_count = parameter.type.values or (self.called.get(parameter.name),)
             return list_functions(known_count[0])
@@ -402,6 +389,8 @@ class InputSearch:
         written = [guess_type(args[index]) for args, _ in self.sites[site].calls if index < len(args)]
         name = parameter.name.lower().rstrip("0123456789_") or parameter.name
         named = guess_by_name(name)
+        if parameter.name in END_NAMES and any(item.name in self.pair_keyed for item in parameters):
+            named = [INT, *named]  # one of the values that pairs are made of
         by_method = [
             kind for method in sorted(self.used.get(parameter.name, ())) for kind in BY_METHOD.get(method, ())
         ]
@@ -416,6 +405,7 @@ class InputSearch:
                     *written,
                     *linked,
                     *guess_objects(parameter.name, classes),
+                    *([*self._list_edge_types(), BY_PAIR] if parameter.name in self.pair_keyed else ()),
                     *self.elements.get(parameter.name, ()),
                     *(list_functions(self.called[parameter.name]) if parameter.name in self.called else ()),
                     *self.compared.get(parameter.name, ()),
@@ -424,11 +414,18 @@ class InputSearch:
                     *named,
                     *self.suggested.get(parameter.name, ()),
                     *(kind for kind in COMMON_TYPES if not linked or kind != NONE),  # it is drawn, then
-                    *([BY_PAIR] if self.uses_pairs else []),
+                    *([BY_PAIR, *self._list_edge_types()] if self.uses_pairs else []),
                     *objects[:MAX_CLASSES],
                 ]
             )
         )
+
+    def _list_edge_types(self) -> list[ValueType]:
+        """List the types of what is known of two nodes, such as the length of their edge."""
+        kinds = (
+            [ValueType("object", values=(name,)) for name in self.objects.linked] if self.uses_pairs else []
+        )
+        return [ValueType("dict", (ValueType("tuple", (kind, kind)), INT)) for kind in kinds]
 
 
 def canonical_plan(value: Any) -> Any:

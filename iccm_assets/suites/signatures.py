@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from iccm_assets.suites.source_edits import FunctionNode
+from iccm_assets.suites.source_edits import FunctionNode, list_nodes
 from iccm_assets.suites.value_types import ValueType, parse_annotation
 
 MAX_ANCESTORS, MAX_METHODS = 20, 60  # of one class
@@ -22,7 +22,9 @@ _LINKS = frozenset({"next", "next_node", "left", "right", "nxt", "left_child", "
 _MANY_LINKS = frozenset(
     ("children", "successors", "predecessors", "neighbors", "neighbours", "adjacent", "nodes", "parents")
 )
+_OPPOSITES = (("incoming", "outgoing"), ("predecessors", "successors"), ("parents", "children"))
 _NODE_VALUES = frozenset({"val", "value", "data", "key", "item", "info", "x"})
+NODE_TYPE = "SimpleNamespace"  # of nodes that the source has no class for
 _LITERAL_TYPES = {int: "int", float: "float", str: "str", bool: "bool", bytes: "bytes"}
 
 
@@ -147,7 +149,7 @@ def _read_class(node: ast.ClassDef, classes: dict[str, ast.ClassDef], uses: _Att
         many_links=tuple(
             name
             for name in dict.fromkeys([*fields, *_list_assigned(constructor)])
-            if name in uses.looped and name.rpartition("_")[2] in _MANY_LINKS
+            if name in uses.followed and name.rpartition("_")[2] in _MANY_LINKS
         ),
         nodes=tuple(line),
     )
@@ -176,15 +178,24 @@ def _list_fields(node: ast.ClassDef, classes: frozenset[str]) -> Iterator[CallPa
             yield CallParameter(part.target.id, kind, is_required=part.value is None)
 
 
+def is_opposite(field: str, other: str) -> bool:
+    """Whether two attributes lead along the same edges in opposite directions."""
+    pair = {field.partition("_")[0], other.partition("_")[0]}
+    return any(pair == set(words) for words in _OPPOSITES)
+
+
 class _AttributeUses:
     """Which attributes the source reads, and which it loops over: by those, objects form lists and trees."""
 
     def __init__(self, tree: ast.AST) -> None:
-        nodes = list(ast.walk(tree))
+        nodes = list(list_nodes(tree))
         attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
         self.read = frozenset(node.attr for node in attributes if isinstance(node.ctx, ast.Load))
         loops = [node.iter for node in nodes if isinstance(node, ast.For | ast.comprehension)]
-        self.looped = frozenset(part.attr for part in loops if isinstance(part, ast.Attribute))
+        looped = {part.attr for part in loops if isinstance(part, ast.Attribute)}
+        # Where it follows edges in one direction, it may only look at those of the other one.
+        opposite = {name for name in self.read if any(is_opposite(name, other) for other in looped)}
+        self.followed = frozenset(looped | opposite)
 
 
 def _list_assigned(constructor: ast.AST | None) -> list[str]:
@@ -196,7 +207,7 @@ def _list_assigned(constructor: ast.AST | None) -> list[str]:
 
 def find_node_type(tree: ast.Module) -> Target | None:
     """Find what the nodes of lists or trees have, if the source follows links that no class of it has."""
-    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    used = {node.attr for node in list_nodes(tree) if isinstance(node, ast.Attribute)}
     links = tuple(sorted(used & _LINKS))
     classes = [part for part in tree.body if isinstance(part, ast.ClassDef)]
     names = {node.id for part in classes for node in ast.walk(part) if isinstance(node, ast.Name)}
@@ -206,7 +217,7 @@ def find_node_type(tree: ast.Module) -> Target | None:
     values = tuple(
         CallParameter(name, ValueType("int"), is_keyword=True) for name in sorted(used & _NODE_VALUES)
     )
-    return Target("SimpleNamespace", CallSignature(values), is_class=True, links=links)
+    return Target(NODE_TYPE, CallSignature(values), is_class=True, links=links)
 
 
 def _list_members(node: ast.ClassDef) -> Iterator[object]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from iccm_assets.sandbox.python_source import BYTE_ORDER_MARK, parse_python
 
+CACHED_TREES = 4
 MAX_INDENT = 400  # bytes; Python allows 100 levels
 Edit = tuple[int, int, str]  # start and end in bytes, replacement
 
@@ -76,11 +78,26 @@ class SourceText:
         return start, start, f"{text}\n{self.data[start - statement.col_offset : start].decode()}"
 
 
+@lru_cache(maxsize=CACHED_TREES)
+def list_nodes(tree: ast.AST) -> tuple[ast.AST, ...]:
+    """List what ``ast.walk`` yields. A recording looks at the nodes of one tree some thirty times."""
+    return tuple(ast.walk(tree))
+
+
 def walk(root: ast.AST) -> Iterator[ast.AST]:
     """Walk over the nodes that decide behaviour, in the order of the source.
 
     Left out are annotations, decorators, docstrings, the text of errors and blocks for ``__main__``.
     """
+    return iter(_list_active(root)) if isinstance(root, ast.Module) else _walk(root)
+
+
+@lru_cache(maxsize=CACHED_TREES)
+def _list_active(tree: ast.Module) -> tuple[ast.AST, ...]:
+    return tuple(_walk(tree))
+
+
+def _walk(root: ast.AST) -> Iterator[ast.AST]:
     stack = [root]
     while stack:
         node = stack.pop()

@@ -13,7 +13,15 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from iccm_assets.sandbox.source_files import split_files
-from iccm_assets.suites.source_edits import Edit, FunctionNode, SourceText, is_active, is_python, walk
+from iccm_assets.suites.source_edits import (
+    Edit,
+    FunctionNode,
+    SourceText,
+    is_active,
+    is_python,
+    list_nodes,
+    walk,
+)
 
 STUB_RESULTS = ("None", "True", "1", "'x'", "[]", "1.5", "{}")
 MAX_OWN_RESULTS, MAX_RESULT_LENGTH = 3, 60
@@ -139,7 +147,7 @@ def find_branch(spans: Sequence[tuple[int, int, int]], start: int, end: int) -> 
 
 def _runs_at_import(tree: ast.Module) -> bool:
     """Whether the import of a source may run its own functions."""
-    own = {node.name for node in ast.walk(tree) if isinstance(node, (*_FUNCTIONS, ast.ClassDef))}
+    own = {node.name for node in list_nodes(tree) if isinstance(node, (*_FUNCTIONS, ast.ClassDef))}
     outer = list[ast.AST](tree.body)
     while outer:
         node = outer.pop()
@@ -233,7 +241,7 @@ def _branch_body(node: ast.AST) -> ast.stmt | None:
 def find_special_lines(tree: ast.Module) -> frozenset[int]:
     """Find the lines of methods such as ``__iter__``, which cases cannot call; other code may."""
     lines: set[int] = set()
-    for node in ast.walk(tree):
+    for node in list_nodes(tree):
         if not isinstance(node, FunctionNode) or not node.name.startswith("__"):
             continue
         if node.name not in ("__init__", "__new__", "__post_init__"):

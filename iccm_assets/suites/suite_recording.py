@@ -32,7 +32,7 @@ from iccm_assets.suites.recorded_cases import (
     select_cases,
 )
 from iccm_assets.suites.recorded_inputs import ROUNDS, InputSearch, Plan, Proposal
-from iccm_assets.suites.source_edits import Edit, SourceText
+from iccm_assets.suites.source_edits import Edit, SourceText, list_nodes
 from iccm_assets.suites.source_variants import (
     FIRST_COMPARISON,
     find_branch,
@@ -61,6 +61,7 @@ MAX_LOST, MAX_SLOW_PLANS, SLOW_PLAN_SECONDS = 0.5, 30, 0.5  # where most inputs 
 MAX_REPAIRED = 120  # sequences of calls of one round
 MAX_ROUNDS = 12  # of inputs that reach something new
 SPREAD = 0x9E3779B1  # mixes numbers that follow each other
+FEW_NEW = 60  # inputs of a round that none before had
 ENOUGH_INPUTS = 150  # with an answer, where they reach all branches
 FURTHER_ROUNDS = 3  # of inputs, while a mutant is not refused
 
@@ -139,7 +140,7 @@ class _Recorder:
     def _list_raise_lines(self, edits: list[Edit]) -> set[int]:
         """List the lines of statements that raise, after edits that may insert lines."""
         lines: set[int] = set()
-        for node in ast.walk(self.source.tree):
+        for node in list_nodes(self.source.tree):
             if isinstance(node, ast.Raise):
                 start, _ = self.source.span(node)
                 shift = sum(edit[2].count("\n") for edit in edits if edit[0] <= start)
@@ -185,15 +186,18 @@ class _Recorder:
     def _search_further(self, runner: VariantRunner, probes: list[Edit]) -> None:
         """Try inputs in rounds; in more of them while they reach what no earlier one did.
 
-        One is enough where many inputs reach all branches: then mutants decide whether there are more.
+        One is enough where many inputs reach all branches, or where there are hardly any others: then mutants
+        decide whether there are more.
         """
-        idle, reached = 0, self._count_branches()
+        idle, reached, is_exhausted = 0, self._count_branches(), False
         for number in range(MAX_ROUNDS):
-            is_complete = reached >= self.branches and len(self.known) >= ENOUGH_INPUTS
-            is_complete = is_complete or self.is_slow
+            is_enough = len(self.known) >= ENOUGH_INPUTS or is_exhausted
+            is_complete = self.is_slow or (reached >= self.branches and is_enough)
             if number >= (1 if is_complete else ROUNDS) and (idle > 1 or is_complete):
                 return
-            self._try(runner, probes, self.search.propose_more())
+            proposals = self.search.propose_more()
+            self._try(runner, probes, proposals)
+            is_exhausted = len(proposals) < FEW_NEW
             idle = idle + 1 if self._count_branches() == reached else 0
             reached = self._count_branches()
 
@@ -369,6 +373,9 @@ class _Recorder:
                 return [candidates[index] for index in sorted(chosen)]
             results = self._confirm(runner, [candidates[index] for index in requested])
             lost = {index for index, is_right in zip(requested, results, strict=True) if not is_right}
+            if not lost and not has_lost:
+                self._explain_targets(candidates)
+                return [candidates[index] for index in sorted(chosen)]
             kept = [index for index in range(len(candidates)) if index not in lost]
             confirmed = {
                 place for place, index in enumerate(kept) if index in confirmed or index in requested

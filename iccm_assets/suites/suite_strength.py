@@ -21,7 +21,7 @@ from iccm_assets.suites.input_pool import build_pool
 from iccm_assets.suites.mutants import Mutant, generate_mutants, select_mutants, split_mutants
 from iccm_assets.suites.outside_effects import find_left_out_lines
 from iccm_assets.suites.planned_checks import count_checks, find_constants
-from iccm_assets.suites.source_edits import Edit, SourceText, is_python
+from iccm_assets.suites.source_edits import Edit, SourceText, is_python, list_nodes
 from iccm_assets.suites.source_variants import (
     build_stub,
     find_special_lines,
@@ -34,7 +34,7 @@ from iccm_assets.suites.test_suites import Suite
 from iccm_assets.suites.variant_runs import CaseReport, MeasurementFailedError, VariantRunner
 
 # Raise it when a suite may be measured differently: stored measurements are then made again.
-GENERATOR_VERSION = "7"
+GENERATOR_VERSION = "8"
 
 MIN_STRENGTH = {"attached": 0.5, "collected": 0.5, "recorded": 0.8}
 MIN_STRENGTH_OF_FEW = 0.5  # of fewer than MIN_MUTANTS mutants, whatever the origin
@@ -47,6 +47,10 @@ MAX_SOURCE_LENGTH = 200_000
 MAX_MUTANTS = {"cases": 24, "pytest": 12}
 
 CONSTANT_PASSES = "a constant passes it: what it calls does the same in all its cases"
+# What a source prints with: only the judge limits how much that is.
+_WRITERS = frozenset(
+    ("print", "pprint", "stdout", "stderr", "__stdout__", "__stderr__", "logging", "warnings", "traceback")
+)
 READS_TEXT = "it reads the text of the source: the same code with another text fails it"
 TOO_DEEP = "the source is nested too deep to analyse"
 Status = Literal["usable", "weak", "mismatch", "none"]
@@ -141,9 +145,13 @@ def _run_judge(
 
 def _is_quiet(report: CaseReport, source: SourceText) -> bool:
     """Whether the source passed without using much time, output, or anything outside."""
-    is_silent = not any(isinstance(node, ast.Name) and node.id == "print" for node in ast.walk(source.tree))
     passed = report.source_fate == "passed" and not report.violations
-    return passed and report.seconds <= QUICK_SECONDS and is_silent and b"stdout" not in source.data
+    names = {
+        getattr(node, "id", "") or getattr(node, "attr", "") or getattr(node, "name", "")
+        for node in list_nodes(source.tree)
+        if isinstance(node, ast.Name | ast.Attribute | ast.alias)
+    }
+    return passed and report.seconds <= QUICK_SECONDS and not names & _WRITERS
 
 
 def _explain_failure(measure: Callable[[], SuiteMeasurement]) -> SuiteMeasurement:
@@ -323,6 +331,6 @@ def _is_altered(report: CaseReport, stubs: int) -> bool:
 
 def find_raised(tree: ast.Module) -> list[str]:
     """List the names of the exceptions that the source raises itself."""
-    raised = (node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise))
+    raised = (node.exc for node in list_nodes(tree) if isinstance(node, ast.Raise))
     names = {ast.unparse(exc.func if isinstance(exc, ast.Call) else exc) for exc in raised if exc}
     return sorted(name.rpartition(".")[2] for name in names)

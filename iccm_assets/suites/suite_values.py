@@ -5,7 +5,8 @@ A value has three forms:
 - **written**, in a suite: JSON, plus ``{"$tuple": […]}``, ``{"$set": […]}``, ``{"$frozenset": […]}``,
   ``{"$dict": [[k, v]…]}``, ``{"$bytes": "base64"}``, ``{"$float": "nan"}``, ``{"$complex": [0, 1]}`` and
   ``{"$function": "operator.add"}``; among arguments
-  ``{"$new": ["Point", [1, 2]]}``, an object of the implementation's own class; as expectations
+  ``{"$new": ["Point", [1, 2]]}``, an object of the implementation's own class, and ``{"$ref": "a"}``, a
+  value that the case names in ``shared``; as expectations
   ``{"$object": ["Point", {"x": 1}]}`` (a dataclass by its fields), ``{"$enum": ["Color", "RED"]}``,
   ``{"$iterator": […]}``, and ``{"$stream": […]}``, the first items of one that does not end soon;
 - a **Python value**, what the implementation is called with;
@@ -22,7 +23,7 @@ import base64
 import binascii
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -34,6 +35,7 @@ EncodedValue = list[Any]
 MAX_DEPTH = 100
 FUNCTION = "$function"  # in place of a class name: a function of Python itself
 FUNCTION_NAMES = frozenset(name for names in FUNCTIONS.values() for name in names)
+MAX_SHARED_NAME = 40  # characters
 MAX_HASHED_ELEMENTS = 10_000  # elements of one set or dict: bounds what crafted hash collisions can cost
 
 
@@ -138,6 +140,44 @@ def new_object(
     return {...: (name, args, kwargs or {}, attributes or {})}
 
 
+def refer_to(name: str) -> tuple[Any, ...]:
+    """Return what stands for a shared value of a case. It may be a key; nothing written decodes to it."""
+    return (..., name)
+
+
+def is_reference(value: Any) -> bool:
+    return type(value) is tuple and value[:1] == (...,)
+
+
+def _decode_reference(content: Any, depth: int) -> tuple[Any, ...]:
+    if not is_shared_name(content):
+        raise InvalidValueError("$ref takes the name of a shared value")
+    return refer_to(content)
+
+
+def list_references(value: Any) -> Iterator[str]:
+    """List the names of the shared values that a decoded value refers to."""
+    if is_reference(value):
+        yield value[1]
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from list_references(key)
+            yield from list_references(item)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            yield from list_references(item)
+    elif type(value) is Described:
+        yield from _list_encoded_references(value.encoded)
+
+
+def _list_encoded_references(node: Any) -> Iterator[str]:
+    if isinstance(node, list):
+        if node[:1] == ["R"]:
+            yield str(node[1])
+        for item in node:
+            yield from _list_encoded_references(item)
+
+
 def _decode_new(content: Any, depth: int) -> dict[Any, Any]:
     problem = "$new takes [class name, arguments, keyword arguments, attributes]"
     if not isinstance(content, list) or not 1 <= len(content) <= 4 or not _is_class_name(content[0]):
@@ -179,6 +219,11 @@ def _is_class_name(name: object) -> bool:
     return isinstance(name, str) and name.isidentifier() and not name.startswith("__")
 
 
+def is_shared_name(name: object) -> bool:
+    """Whether a shared value may have this name."""
+    return isinstance(name, str) and name.isidentifier() and len(name) <= MAX_SHARED_NAME
+
+
 _COLLECTIONS: dict[str, Callable[[Any], Any]] = {
     "$tuple": tuple,
     "$set": set,
@@ -192,6 +237,7 @@ _TAGS: dict[str, Callable[[Any, int], Any]] = {
     "$complex": _decode_complex,
     FUNCTION: _decode_function,
     "$new": _decode_new,
+    "$ref": _decode_reference,
     "$object": _decode_object_value,
     "$enum": _decode_enum,
     "$iterator": partial(_decode_iterator, "g"),
@@ -222,6 +268,8 @@ def encode(value: Any) -> EncodedValue:
     if kind in _SCALARS:
         tag, encode_scalar = _SCALARS[kind]
         return [tag, encode_scalar(value)]
+    if is_reference(value):
+        return ["R", value[1]]
     if kind in _SEQUENCES:
         return [_SEQUENCES[kind], [encode(item) for item in value]]
     if kind is dict and ... in value and value[...][0] == FUNCTION:
@@ -256,8 +304,8 @@ def write_encoded(node: EncodedValue, digits: int = 17) -> Any:
         return _write_float(content, digits)
     if kind == "c":
         return {"$complex": [_write_float(part, digits) for part in content]}
-    if kind == "P" and content in FUNCTION_NAMES:
-        return {FUNCTION: content}
+    if kind == "R" or (kind == "P" and content in FUNCTION_NAMES):
+        return {"$ref" if kind == "R" else FUNCTION: content}
     if kind == "y":
         return {"$bytes": base64.b64encode(bytes.fromhex(content)).decode()}
     if kind in "gG":
@@ -290,7 +338,7 @@ def write_argument(value: Any) -> Any:
         return {"$new": [name, [write_argument(item) for item in args], *written]}
     if isinstance(value, list):
         return [write_argument(item) for item in value]
-    if isinstance(value, tuple):
+    if isinstance(value, tuple) and not is_reference(value):
         return {"$tuple": [write_argument(item) for item in value]}
     return write_encoded(encode(value))
 
@@ -352,6 +400,7 @@ _CHECKS: dict[str, Callable[[list[Any], int], None]] = {
     "f": lambda rest, depth: _require(float.fromhex(*rest) is not None),
     "c": lambda rest, depth: _require(len(rest) == 1 and len([float.fromhex(part) for part in rest[0]]) == 2),
     "P": lambda rest, depth: _require(len(rest) == 1 and isinstance(rest[0], str)),
+    "R": lambda rest, depth: _require(len(rest) == 1 and isinstance(rest[0], str)),
     "s": lambda rest, depth: _require(len(rest) == 1 and isinstance(rest[0], str)),
     "y": lambda rest, depth: _require(bytes.fromhex(*rest) is not None),
     "l": _check_items,

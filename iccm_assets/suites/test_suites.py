@@ -19,20 +19,32 @@ from typing import Any
 
 from iccm_assets.errors import InputError, TestSuiteError
 from iccm_assets.sandbox import pytest_suites
-from iccm_assets.suites.suite_values import MAX_DEPTH, EncodedValue, InvalidValueError, decode, encode
+from iccm_assets.suites.suite_values import (
+    FUNCTION,
+    MAX_DEPTH,
+    Described,
+    EncodedValue,
+    InvalidValueError,
+    decode,
+    encode,
+    is_shared_name,
+    list_references,
+)
 
 MAX_CASES = 1000
 MAX_STEPS = 1000
 MAX_BYTES = 1 << 20
 MAX_NAME = 100  # characters of the name of an environment
-_CALL_KEYS = {"call", "args", "kwargs", "expect", "raises", "args_after", "name"}
+MAX_SHARED = 1000  # values of one case that others refer to
+_CALL_KEYS = {"call", "args", "kwargs", "expect", "raises", "args_after", "shared_after", "name"}
 
 
 @dataclass(frozen=True)
 class Expectation:
     """What a call must do: return this value, raise this exception, or (neither) just not fail.
 
-    ``arguments`` is what its positional arguments must be afterwards, where it changes them.
+    ``arguments`` is what its positional arguments must be afterwards, where it changes them; then, where
+    the case has shared values, those.
     """
 
     value: EncodedValue | None = None
@@ -56,13 +68,17 @@ class Call:
 
 @dataclass(frozen=True)
 class Case:
-    """One planned case; ``steps`` is None for a function and the method calls for a class."""
+    """One planned case; ``steps`` is None for a function and the method calls for a class.
+
+    ``shared`` are values by name that arguments refer to, so that several hold the same object.
+    """
 
     index: int
     call: Call
     expected: Expectation
     steps: tuple[tuple[Call, Expectation], ...] | None = None
     test: str = ""  # of kind ``pytest``: the test function
+    shared: Mapping[str, Any] = field(default_factory=dict)
 
     def inputs(self) -> tuple[Any, ...]:
         """Return the inputs only: what enters the process that runs the implementation."""
@@ -70,6 +86,7 @@ class Case:
             return ("test", self.test)
         steps = () if self.steps is None else ([call.inputs() for call, _ in self.steps],)
         plan = ("call" if self.steps is None else "new", *self.call.inputs(), *steps)
+        plan = (*plan, dict(self.shared)) if self.shared else plan
         expectations = [self.expected, *(expected for _, expected in self.steps or ())]
         changes = any(expected.arguments is not None for expected in expectations)
         return (*plan, "arguments") if changes else plan
@@ -131,7 +148,10 @@ def parse_suite(document: object) -> Suite:
         )
         if kind == "pytest":
             return replace(_parse_pytest_suite(document, digest), environment=environment)
-        return Suite("cases", _parse_cases(document), digest, environment=environment)
+        cases = _parse_cases(document)
+        for case in cases if '"$ref"' in text else ():
+            _check_references(case)
+        return Suite("cases", cases, digest, environment=environment)
     except InvalidValueError as error:
         raise TestSuiteError(str(error)) from None
 
@@ -176,29 +196,75 @@ def _parse_case(index: int, written: Any) -> Case:
         _require(("call" in written) != ("new" in written), "a case has either 'call' or 'new'")
         if "new" in written:
             return _parse_class_case(index, written)
-        _check_keys(written, _CALL_KEYS)
+        _check_keys(written, {*_CALL_KEYS, "shared"})
         _require(("expect" in written) != ("raises" in written), "a case has either 'expect' or 'raises'")
-        return Case(index, _parse_call(written, "call"), _parse_expectation(written))
+        shared = _parse_shared(written)
+        expected = _parse_expectation(written, shared)
+        return Case(index, _parse_call(written, "call"), expected, shared=shared)
 
 
 def _parse_class_case(index: int, written: dict[str, Any]) -> Case:
-    _check_keys(written, {"new", "args", "kwargs", "steps", "raises", "name"})
+    _check_keys(written, {"new", "args", "kwargs", "steps", "raises", "name", "shared"})
     steps = written.get("steps", [])
     _require(isinstance(steps, list), "'steps' must be a list")
     _require(len(steps) <= MAX_STEPS, f"{len(steps)} steps; at most {MAX_STEPS}")
     _require("raises" not in written or not steps, "a constructor that raises has no steps")
     _require("raises" in written or steps, "'new' needs 'steps' or 'raises'")
-    call, expected = _parse_call(written, "new"), _parse_expectation(written)
-    return Case(index, call, expected, tuple(_parse_step(number, step) for number, step in enumerate(steps)))
+    shared = _parse_shared(written)
+    call, expected = _parse_call(written, "new"), _parse_expectation(written, shared)
+    parsed = tuple(_parse_step(number, step, shared) for number, step in enumerate(steps))
+    return Case(index, call, expected, parsed, shared=shared)
 
 
-def _parse_step(number: int, written: Any) -> tuple[Call, Expectation]:
+def _parse_shared(written: dict[str, Any]) -> dict[str, Any]:
+    """Parse the values that others refer to by name: objects, lists and dicts, also in a circle.
+
+    What a constructor is given cannot hold the object that it makes.
+    """
+    values = written.get("shared", {})
+    _require(isinstance(values, dict) and len(values) <= MAX_SHARED, "'shared' must be an object")
+    _require(all(map(is_shared_name, values)), "the name of a shared value must be an identifier")
+    shared = {name: _decode(f"shared {name}", values[name]) for name in values}
+    for name, value in shared.items():
+        made = value.get(..., [""]) if isinstance(value, dict) else [""]
+        is_made = isinstance(value, list | dict) and made[0] != FUNCTION
+        _require(is_made, f"shared {name}: only objects, lists and dicts are shared")
+    _check_circles(shared)
+    _check_inputs(shared)
+    return shared
+
+
+def _check_references(case: Case) -> None:
+    """Check that a case refers to its own shared values only."""
+    steps = [(case.call, case.expected), *(case.steps or ())]
+    inputs = [(call.args, call.kwargs) for call, _ in steps]
+    expected = [part for _, own in steps for part in (own.value, own.arguments) if part is not None]
+    names = {*list_references([dict(case.shared), *inputs, *map(Described, expected)])}
+    unknown = sorted(names - case.shared.keys())
+    _require(not unknown, f"case {case.index}: there is no shared value {', '.join(unknown)}")
+
+
+def _check_circles(shared: Mapping[str, Any]) -> None:
+    """Check that no constructor needs its own object, whatever the order of the names."""
+    needs = {
+        name: set(list_references(list(value[...][1:3])))
+        for name, value in shared.items()
+        if isinstance(value, dict) and ... in value
+    }
+    ready = set(shared) - set(needs)
+    while further := {name for name in needs if name not in ready and needs[name] <= ready}:
+        ready |= further
+    _require(len(ready) == len(shared), "a constructor of a shared value needs the object that it makes")
+
+
+def _parse_step(number: int, written: Any, shared: Mapping[str, Any]) -> tuple[Call, Expectation]:
     with _located(f"step {number}"):
         is_call = isinstance(written, dict) and ("call" in written) != ("get" in written)
         _require(is_call, "a step is an object with either 'call' or 'get'")
         _check_keys(written, _CALL_KEYS if "call" in written else {"get", "expect", "raises", "name"})
         _require(not written.keys() >= {"expect", "raises"}, "'expect' and 'raises' exclude each other")
-        return _parse_call(written, "call" if "call" in written else "get"), _parse_expectation(written)
+        call = _parse_call(written, "call" if "call" in written else "get")
+        return call, _parse_expectation(written, shared)
 
 
 def _check_keys(written: dict[str, Any], names: set[str]) -> None:
@@ -220,20 +286,31 @@ def _parse_call(written: dict[str, Any], key: str) -> Call:
     _require(isinstance(args, list), "'args' must be a list")
     object_like = isinstance(kwargs, dict) and all(isinstance(name, str) for name in kwargs)
     _require(object_like, "'kwargs' must be an object")
-    try:
-        marshal.dumps((args, kwargs), 2)
-    except ValueError:
-        raise InvalidValueError("$object, $enum, $iterator and $stream describe what is expected") from None
+    _check_inputs((args, kwargs))
     return Call(name, args, kwargs, is_attribute=key == "get")
 
 
-def _parse_expectation(written: dict[str, Any]) -> Expectation:
+def _check_inputs(value: Any) -> None:
+    try:
+        marshal.dumps(value, 2)
+    except ValueError:
+        raise InvalidValueError("$object, $enum, $iterator and $stream describe what is expected") from None
+
+
+def _parse_expectation(written: dict[str, Any], shared: Mapping[str, Any]) -> Expectation:
     value = encode(_decode("expect", written["expect"])) if "expect" in written else None
     raises = _parse_exception_name(written["raises"]) if "raises" in written else None
     arguments = None
     if "args_after" in written:
         arguments = encode(_decode("args_after", written["args_after"]))
         _require(arguments[0] == "l" and not raises, "'args_after' is a list, of a call that returns")
+    is_paired = ("args_after" in written) == ("shared_after" in written) or not shared
+    _require(is_paired, "with 'shared', 'args_after' and 'shared_after' come together")
+    if "shared_after" in written:
+        after = _decode("shared_after", written["shared_after"])
+        is_complete = isinstance(after, dict) and after.keys() == shared.keys()
+        _require(shared and is_complete, "'shared_after' is an object with all shared values")
+        arguments = ["l", [*(arguments or ["l", []])[1], encode(after)]]
     return Expectation(value, raises, arguments)
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
-from iccm_assets.suites.source_edits import walk
+from iccm_assets.suites.source_edits import list_nodes, walk
 from iccm_assets.suites.suite_values import FUNCTION
 from iccm_assets.suites.value_types import ANY, BOOL, COMPLEX, FLOAT, FUNCTIONS, INT, NONE, TEXT, ValueType
 
 Types = tuple[ValueType, ...]
 
 MAX_TRIALS, DRAWS_PER_TRIAL = 1200, 3  # of types, for all sites together
+DRAWS_OF_LIKELIEST = 8  # the first combination: few of its values may fit together
 DRAWS_AGAIN, MAX_TYPES_AGAIN = 14, 4  # of those that reached most, before what adds something is kept
 MAX_LIKELY_TYPES = 3  # which are tried again in any case
 MIN_ACCEPTED = 0.5  # of the inputs of one combination of types; below, acceptance may be chance
@@ -58,6 +59,9 @@ BY_NAME: tuple[tuple[frozenset[str], Types], ...] = tuple(
 LINKED_NAMES = frozenset(
     {"head", "root", "node", "tree", "l", "list", "t", "p", "q", "head_a", "head_b", "h"}
 )
+END_NAMES = frozenset(
+    ("source", "target", "sink", "s", "t", "u", "v", "start", "end", "goal", "origin", "node", "vertex")
+)
 _CHECKED = {"list": _LIST, "str": TEXT, "int": INT, "float": FLOAT, "dict": _DICT, "set": _SET, "bool": BOOL}
 _CALLERS = {"map": 0, "filter": 1, "reduce": 2, "takewhile": 1, "dropwhile": 1, "starmap": 2, "cmp_to_key": 2}
 BY_METHOD = {
@@ -70,11 +74,13 @@ BY_METHOD = {
 }  # fmt: skip
 
 
-def choose_types(trials: dict[Types, list[frozenset[int] | None]]) -> list[Types]:
+def choose_types(
+    trials: dict[Types, list[frozenset[int] | None]], tried_again: Collection[Types]
+) -> list[Types]:
     """Choose the combinations that reach most, then what others add; ``trials`` has the likeliest first.
 
-    What is accepted rarely counts half. As long as each was tried a few times only, more are kept, since what
-    one adds may be chance.
+    What is accepted rarely counts half. As long as none was tried again, more are kept, since what one adds
+    may be chance; then only of those that were.
     """
     scores: list[tuple[float, int, bool, Types, frozenset[int]]] = []
     for index, (types, results) in enumerate(trials.items()):
@@ -85,7 +91,7 @@ def choose_types(trials: dict[Types, list[frozenset[int] | None]]) -> list[Types
             weight = 0.5 if is_rare else 1.0
             scores.append((-weight * len(reached), index, is_rare, types, reached))
     ranked = sorted(scores, key=lambda score: score[:2])
-    if all(len(results) <= DRAWS_PER_TRIAL for results in trials.values()):
+    if not tried_again:
         likely = [score[3] for score in scores if not score[2]][:MAX_LIKELY_TYPES]
         return list(dict.fromkeys([*likely, *(score[3] for score in ranked[:MAX_TYPES_AGAIN])]))
     chosen: list[Types] = []
@@ -95,7 +101,7 @@ def choose_types(trials: dict[Types, list[frozenset[int] | None]]) -> list[Types
     close = [item for item in ranked if not item[2] and len(item[4]) >= NEARLY * best]
     ranked = sorted(close, key=lambda score: score[1])[:1] + ranked
     for _, _, is_rare, types, reached in ranked:
-        if len(trials[types]) <= DRAWS_PER_TRIAL or (chosen and is_rare):
+        if types not in tried_again or (chosen and is_rare):
             continue
         if not chosen or (reached - covered and len(chosen) < MAX_KEPT_TYPES):
             chosen.append(types)
@@ -129,7 +135,7 @@ def find_elements(tree: ast.AST) -> dict[str, list[ValueType]]:
     checked, _ = find_checked(tree)
     keys = [
         key.value
-        for node in ast.walk(tree)
+        for node in list_nodes(tree)
         if isinstance(node, ast.Dict)
         for key in node.keys
         if isinstance(key, ast.Constant) and isinstance(key.value, str)
@@ -142,20 +148,43 @@ def find_elements(tree: ast.AST) -> dict[str, list[ValueType]]:
     }
 
 
+def find_pair_keyed(tree: ast.AST) -> set[str]:
+    """Find the names of dicts whose keys are pairs: ``w[u, v]``, ``for (u, v), x in w.items()``."""
+    names = set()
+    for node in list_nodes(tree):
+        if isinstance(node, ast.Subscript) and _is_pair(node.slice) and isinstance(node.value, ast.Name):
+            names.add(node.value.id)
+        elif isinstance(node, ast.For | ast.comprehension) and _is_pair(node.target):
+            method = getattr(node.iter, "func", None)
+            is_items = isinstance(method, ast.Attribute) and method.attr == "items"
+            if is_items and _is_pair(getattr(node.target, "elts", [None])[0]):
+                names.add(getattr(getattr(method, "value", None), "id", ""))
+    return names
+
+
+def _is_pair(node: ast.AST | None) -> bool:
+    is_pair = isinstance(node, ast.Tuple) and len(node.elts) == 2
+    return is_pair and not any(isinstance(part, ast.Slice) for part in getattr(node, "elts", ()))
+
+
+def compares_identity(tree: ast.AST) -> bool:
+    """Whether the source asks if two objects are the same one."""
+    return any(
+        isinstance(node, ast.Compare)
+        and isinstance(node.ops[0], ast.Is | ast.IsNot)
+        and not any(isinstance(part, ast.Constant) for part in (node.left, *node.comparators))
+        for node in list_nodes(tree)
+    )
+
+
 def uses_pairs(tree: ast.AST) -> bool:
     """Whether the source looks something up by two values at once, as in ``weights[u, v]``."""
-    return any(
-        isinstance(node, ast.Subscript)
-        and isinstance(node.slice, ast.Tuple)
-        and len(node.slice.elts) == 2
-        and not any(isinstance(part, ast.Slice) for part in node.slice.elts)
-        for node in ast.walk(tree)
-    )
+    return any(isinstance(node, ast.Subscript) and _is_pair(node.slice) for node in list_nodes(tree))
 
 
 def _list_loops(tree: ast.AST) -> Iterator[tuple[str, str]]:
     """List the names that loops give to elements, each with what they loop over."""
-    for node in ast.walk(tree):
+    for node in list_nodes(tree):
         if not isinstance(node, ast.For | ast.comprehension):
             continue
         if isinstance(node.target, ast.Name) and isinstance(node.iter, ast.Name):
@@ -170,7 +199,7 @@ def find_checked(tree: ast.AST) -> tuple[dict[str, list[ValueType]], dict[str, l
     """
     checked: dict[str, list[ValueType]] = {}
     used: dict[str, list[ValueType]] = {}
-    for node in ast.walk(tree):
+    for node in list_nodes(tree):
         if isinstance(node, ast.Call) and len(node.args) in (1, 2) and isinstance(node.args[0], ast.Name):
             function, name = getattr(node.func, "id", ""), node.args[0].id
             if function == "isinstance" and len(node.args) == 2:
@@ -197,7 +226,7 @@ def find_checked(tree: ast.AST) -> tuple[dict[str, list[ValueType]], dict[str, l
 
 def _list_unpacked(tree: ast.AST) -> Iterator[str]:
     """List the names of whose elements the source takes two parts, as in ``weight, value = items[i]``."""
-    for node in ast.walk(tree):
+    for node in list_nodes(tree):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript):
             target, owner = node.targets[0], node.value.value
         elif isinstance(node, ast.For | ast.comprehension):
@@ -211,7 +240,7 @@ def _list_unpacked(tree: ast.AST) -> Iterator[str]:
 def find_called(tree: ast.AST) -> dict[str, int]:
     """Find how many arguments names are called with, also by ``map``, ``filter``, ``reduce`` or as a key."""
     called: dict[str, int] = {}
-    for node in ast.walk(tree):
+    for node in list_nodes(tree):
         if not isinstance(node, ast.Call):
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
@@ -262,11 +291,11 @@ def find_compared(tree: ast.AST) -> dict[str, list[ValueType]]:
     """Find the types that names have, or their elements, since they are compared with constants."""
     literals: dict[str, ast.expr] = {}
     elements = dict(_list_loops(tree))
-    for node in ast.walk(tree):
+    for node in list_nodes(tree):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             literals[node.targets[0].id] = node.value
     compared: dict[str, list[ValueType]] = {}
-    for node in ast.walk(tree):
+    for node in list_nodes(tree):
         if not isinstance(node, ast.Compare) or not isinstance(node.left, ast.Name):
             continue
         name, other = node.left.id, node.comparators[0]

@@ -162,6 +162,7 @@ _FORMATS: dict[str, Callable[[Any, int], str]] = {
     "f": lambda content, limit: repr(float.fromhex(content)),
     "c": lambda content, limit: repr(complex(*map(float.fromhex, content))),
     "P": lambda content, limit: content[:limit],
+    "R": lambda content, limit: f"the shared {content[:limit]}",
     "s": lambda content, limit: repr(content[:limit]),
     "y": lambda content, limit: repr(bytes.fromhex(content[: 2 * limit])),
 }

@@ -25,6 +25,7 @@ from iccm_assets.settings import Settings
 from iccm_assets.suites import mutant_driver
 from iccm_assets.suites.case_verdicts import classify_case
 from iccm_assets.suites.input_pool import Plan
+from iccm_assets.suites.raised_classes import RaisedClasses
 from iccm_assets.suites.source_edits import Edit, SourceText
 from iccm_assets.suites.suite_runner import bind_environment
 from iccm_assets.suites.suite_values import InvalidValueError, check_encoded
@@ -136,7 +137,8 @@ class VariantRunner:
             cases_per_process=len(cases) if together and self.suite.kind == "cases" else 1,
         )
         try:
-            decide = partial(self._decide_fate, [case for case, _ in cases])
+            raised = RaisedClasses(self.suite.cases, self.source.data.decode(), self.suite.files)
+            decide = partial(self._decide_fate, [case for case, _ in cases], raised)
             source_fate = decide(list(enumerate(report["answers"])))
             fates = [decide(answers) for answers in report["differences"]]
             hits, seconds = frozenset(map(int, report["hits"])), float(report["seconds"])
@@ -156,7 +158,9 @@ class VariantRunner:
         files = {case.test.partition("::")[0]: case for case in reversed(self.suite.cases)}
         return [(files[name], ("test", name)) for name in sorted(files)]
 
-    def _decide_fate(self, cases: list[Case | None], answers: list[Any] | None) -> Fate:
+    def _decide_fate(
+        self, cases: list[Case | None], raised: RaisedClasses, answers: list[Any] | None
+    ) -> Fate:
         """Decide by answers, as [case, answer]; an answer that is None did not come."""
         if answers is None:
             return "unmeasured"
@@ -165,9 +169,9 @@ class VariantRunner:
             if case is None and answer != mutant_driver.IMPORTED:
                 return "broken"
             outcome = CaseOutcome("answered", answer=str(answer).encode(), imported=True)
-            if case and (
-                answer is None or classify_case(case, outcome, self.settings.judge).verdict != "passed"
-            ):
+            if case and answer is None:
+                return "refused"
+            if case and classify_case(case, outcome, self.settings.judge, raised).verdict != "passed":
                 return "refused"
         return "passed"
 
@@ -261,8 +265,9 @@ class VariantRunner:
     def _run(self, function: str, seconds: float, **parts: Any) -> dict[str, Any]:
         request = self.request | parts | {"seconds": seconds}
         limits = Limits(mutant_driver.WALL_FACTOR * seconds + GRACE_SECONDS, seconds + GRACE_SECONDS, 1 << 20)
-        # Packed: among the plans are objects that only the source can make.
-        arguments = [_compile_module(Path(mutant_driver.__file__)), function, marshal.dumps(request)]
+        # Packed: among the plans are objects that only the source can make. In this version equal values are
+        # not one object, as in the judge: the source may ask.
+        arguments = [_compile_module(Path(mutant_driver.__file__)), function, marshal.dumps(request, 2)]
         outcome = self.sandbox.run_case(0, ("call", "run", arguments, {}), limits)
         self.violations = outcome.violations
         if outcome.kind == "lost":

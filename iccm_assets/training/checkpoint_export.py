@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from iccm_assets.models.generation import LoadedModel, get_device_class
-from iccm_assets.registry.hub import has_manifest
+from iccm_assets.registry.hub import ADAPTER_CONFIG_FILE, CONFIG_FILE, has_manifest
 from iccm_assets.registry.manifest import MANIFEST_FILE, Manifest, read_manifest
 from iccm_assets.registry.model_store import FOREIGN_FILES, training_provenance
 from iccm_assets.training.dataset import Dataset
@@ -21,14 +21,25 @@ from iccm_assets.training.worker_protocol import TrainingJob
 
 HISTORY_FILE = "training_history.json"
 # Written again for every candidate, or not part of a model.
-_NOT_COPIED = {"config.json", "generation_config.json", MODEL_CARD_FILE, MANIFEST_FILE, HISTORY_FILE}
+_NOT_COPIED = {
+    *(CONFIG_FILE, ADAPTER_CONFIG_FILE, "generation_config.json"),
+    *(MODEL_CARD_FILE, MANIFEST_FILE, HISTORY_FILE),
+}
 
 
 def write_checkpoint(
-    job: TrainingJob, parent: LoadedModel, dataset: Dataset, trained: FineTuneResult, staging: Path
+    job: TrainingJob,
+    parent: LoadedModel,
+    dataset: Dataset,
+    trained: FineTuneResult,
+    staging: Path,
+    base_directory: Path,
 ) -> Manifest:
-    """Write weights, configs, tokenizer, history and model card; return the manifest without its files."""
-    trained.loaded.model.save_pretrained(staging)
+    """Write weights, configs, tokenizer, history and model card; return the manifest without its files.
+
+    The weights are a whole model's, or those of an adapter alone; ``base_directory`` is then the base's.
+    """
+    base_digest = _write_weights(job, parent, trained, staging, base_directory)
     _copy_tokenizer(parent.path, staging)
     base = read_manifest(parent.path).base if has_manifest(parent.path) else parent.path.name
     history = [
@@ -38,6 +49,7 @@ def write_checkpoint(
     card = render_model_card(
         base=base,
         parent_digest=parent.digest,
+        base_digest=base_digest,
         dataset_digest=dataset.digest,
         counts=trained.counts,
         config=job.hyperparameters,
@@ -56,9 +68,25 @@ def write_checkpoint(
         seed=job.config.seed,
         threads=job.config.threads,
         device=get_device_class(trained.loaded.model.device),
-        code=training_provenance(),
+        code=training_provenance(job.config.method),
         prompt=parent.encoder.prompt,
+        base_digest=base_digest,
     )
+
+
+def _write_weights(
+    job: TrainingJob, parent: LoadedModel, trained: FineTuneResult, staging: Path, base_directory: Path
+) -> str | None:
+    """Write the weights and their config; return the digest of an adapter's base."""
+    model = trained.loaded.model
+    if job.config.method == "full":
+        model.save_pretrained(staging)
+        return None
+    from iccm_assets.training.adapter_training import save_adapter
+
+    base_digest = read_manifest(base_directory).digest
+    save_adapter(model, staging, base_digest, parent.kind)
+    return base_digest
 
 
 def _copy_tokenizer(parent: Path, staging: Path) -> None:

@@ -14,8 +14,8 @@ from iccm_assets.check_result import CheckResult, sample_ids
 from iccm_assets.errors import CorruptCheckpointError, ModelNotFoundError
 from iccm_assets.registry import versions
 from iccm_assets.registry.base_difference import find_base_difference
-from iccm_assets.registry.manifest import read_manifest, verify
-from iccm_assets.registry.model_store import fetch_model
+from iccm_assets.registry.manifest import read_manifest
+from iccm_assets.registry.model_store import fetch_model, find_base, verify_model
 from iccm_assets.settings import Settings
 
 # Training at a rate of 1e-6 changes little; a larger relative change is another model.
@@ -87,7 +87,9 @@ def check_lineage(
     ``erased``: ids of its training conversations that were erased since.
     """
     # Only these roles: rehearsal also uses the base model's sample, which has no conversations.
-    excess = [name for name in ("new", "validation") if recorded.get(name, 0) > trainer_counts.get(name, 0)]
+    excess = [
+        name for name in ("new", "self", "validation") if recorded.get(name, 0) > trainer_counts.get(name, 0)
+    ]
     text = f"{version} was trained on " + ", ".join(
         f"{n} {name} examples" for name, n in sorted(recorded.items())
     )
@@ -114,8 +116,10 @@ def check_files(path: str) -> IntegrityResult:
     """Compare a model's directory with its manifest, by hash unless it is too large."""
     try:
         directory = fetch_model(path)
-        hashed = read_manifest(directory).size <= MAX_HASHED_BYTES
-        verify(directory, hash_files=hashed)
+        manifest = read_manifest(directory)
+        base_size = read_manifest(find_base(directory)).size if manifest.base_digest else 0
+        hashed = manifest.size + base_size <= MAX_HASHED_BYTES
+        verify_model(directory, hash_files=hashed)
     except (CorruptCheckpointError, ModelNotFoundError) as error:
         return IntegrityResult(error.detail, False)
     return IntegrityResult("", hashed)
@@ -164,7 +168,7 @@ def list_training_conversations(conn: sa.Connection, training_run_id: int) -> li
             join iccm.conversations c on c.id = e.conversation_id
             left join iccm.phase4_training_data p on p.conversation_id = e.conversation_id
             where e.training_run_id = :run
-            order by array_position(array['new', 'validation', 'rehearsal'], e.role),
+            order by array_position(array['new', 'self', 'validation', 'rehearsal'], e.role),
                 p.quality_score desc nulls last, e.conversation_id
             """
         ),

@@ -29,9 +29,11 @@ from iccm_assets.settings import Settings
 from iccm_assets.storage_cache import StorageCache, open_storage
 
 KIND = "datasets"
-Role = Literal["new", "rehearsal", "validation"]
+Role = Literal["new", "self", "rehearsal", "validation"]
 EXAMPLES_FILE = "examples.parquet"
 DATASET_MANIFEST_FILE = "manifest.json"
+# The most of what is new in a set that the model itself wrote, so of the whole set, too (L12).
+MAX_OWN_SHARE = 0.3
 # Earlier training conversations fill at most this share of the rehearsal, the base model's sample the rest.
 MAX_PINNED_SHARE = 0.5
 
@@ -40,8 +42,10 @@ MAX_PINNED_SHARE = 0.5
 class TrainingExample:
     """One pair of source code and requirements to train on.
 
-    ``origin`` is ``pool`` (selected now), ``pinned`` (an earlier version was trained on it) or
-    ``sample/<slice>`` (the base model's own training sample, which has no conversation).
+    ``origin`` is ``pool`` (selected now), ``sampled`` (an answer of the model itself), ``pinned`` (an earlier
+    version was trained on it) or ``sample/<slice>`` (the base model's own training sample, which has no
+    conversation). ``rejected`` is a worse-scored answer to the same source; only a set of preferences has
+    them.
     """
 
     conversation_id: int | None
@@ -49,11 +53,19 @@ class TrainingExample:
     requirements: str
     role: Role
     origin: str
+    rejected: str | None = None
 
     @property
     def content_hash(self) -> str:
-        """sha256 over the two texts."""
+        """sha256 over source and requirements."""
         return sha256_json([self.source_code, self.requirements])
+
+    def to_row(self) -> dict[str, Any]:
+        """The example as a row of the snapshot; without a rejected answer as it was before there were any."""
+        row = asdict(self)
+        if self.rejected is None:
+            del row["rejected"]
+        return row
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,7 @@ class Dataset:
     @property
     def digest(self) -> str:
         """The content address: sha256 over the canonical JSON of examples and seed."""
-        return sha256_json({"examples": [asdict(example) for example in self.examples], "seed": self.seed})
+        return sha256_json({"examples": [example.to_row() for example in self.examples], "seed": self.seed})
 
     @property
     def counts(self) -> dict[str, int]:
@@ -75,6 +87,7 @@ class Dataset:
         origins = Counter(f"origin {example.origin.split('/')[0]}" for example in self.examples)
         return {
             **{role: roles[role] for role in ("new", "rehearsal", "validation")},
+            **({"self": roles["self"]} if roles["self"] else {}),
             **dict(sorted(origins.items())),
         }
 
@@ -96,16 +109,21 @@ def compose_dataset(
     rehearsal_fraction: float,
     validation_share: float,
     seed: int,
+    own: Sequence[TrainingExample] = (),
 ) -> Dataset:
     """Build the training set of one run: new examples, rehearsal, and a validation split of both.
 
     ``rehearsal_fraction`` is the share of *all* examples that is rehearsal, as far as ``sample`` and
     ``pinned`` suffice; ``validation_share`` of each (at least one example in all) is held out by hash.
     Other new examples draw other rehearsal: a sample larger than one run's share is replayed in turn, not the
-    same part of it again and again. The result does not depend on the order of the arguments' rows. Raises
-    ``InputError`` if fewer than two examples remain to train and validate with.
+    same part of it again and again. ``own`` are answers of the model itself: they are
+    trained on, never validated with, and none is to a source that is. The result does not depend on
+    the order of the arguments' rows. Raises ``InputError`` if fewer than two examples remain to train and
+    validate with.
     """
     unique_new = _deduplicate(new)
+    selected = len(unique_new)
+    unique_new += _deduplicate(own, {row.content_hash for row in unique_new})
     new_hashes = {row.content_hash for row in unique_new}
     draw = int(sha256_json(sorted(new_hashes)), 16)
     rehearsal = _draw_rehearsal(
@@ -115,12 +133,17 @@ def compose_dataset(
         np.random.default_rng([seed, draw]),
     )
     examples = [
-        *(replace(row, role="new") for row in unique_new),
+        *(replace(row, role="new") for row in unique_new[:selected]),
+        *(replace(row, role="self") for row in unique_new[selected:]),
         *(replace(row, role="rehearsal") for row in rehearsal),
     ]
     if len(examples) < 2:
         raise InputError(f"{len(unique_new)} new and {len(rehearsal)} rehearsal examples are too few")
-    return Dataset(tuple(_split_validation(examples, validation_share, seed)), seed)
+    split = _split_validation(examples, validation_share, seed)
+    validated = {row.source_code for row in split if row.role == "validation"}
+    return Dataset(
+        tuple(row for row in split if row.role != "self" or row.source_code not in validated), seed
+    )
 
 
 def describe_rehearsal_shortage(dataset: Dataset, rehearsal_fraction: float, sample: str) -> str:
@@ -128,7 +151,7 @@ def describe_rehearsal_shortage(dataset: Dataset, rehearsal_fraction: float, sam
 
     ``sample`` is the path of the base model's own training sample, empty if none is configured.
     """
-    new = sum(row.origin == "pool" for row in dataset.examples)
+    new = sum(row.origin in ("pool", "sampled") for row in dataset.examples)
     required = _rehearsal_size(new, rehearsal_fraction)
     actual = len(dataset.examples) - new
     if actual >= required:
@@ -274,7 +297,9 @@ def _write_files(dataset: Dataset, directory: Path) -> None:
 
     texts = ("source_code", "requirements", "role", "origin")
     schema = pa.schema([("conversation_id", pa.int64()), *((name, pa.string()) for name in texts)])
-    table = pa.Table.from_pylist([asdict(example) for example in dataset.examples], schema=schema)
+    if any(example.rejected is not None for example in dataset.examples):
+        schema = schema.append(pa.field("rejected", pa.string()))
+    table = pa.Table.from_pylist([example.to_row() for example in dataset.examples], schema=schema)
     pq.write_table(table, directory / EXAMPLES_FILE, compression="zstd")
     manifest = {
         "digest": dataset.digest,
@@ -329,7 +354,9 @@ def _draw_evenly(
 def _split_validation(examples: list[TrainingExample], share: float, seed: int) -> list[TrainingExample]:
     """Mark the validation examples: the same share of new and rehearsal, those of smallest hash."""
     # Ranked by a hash with the seed, not drawn: an example keeps its role when others are added or removed.
-    ranked = sorted(examples, key=lambda row: sha256_json([seed, row.content_hash]))
+    ranked = sorted(
+        (row for row in examples if row.role != "self"), key=lambda row: sha256_json([seed, row.content_hash])
+    )
     validation: list[TrainingExample] = []
     for role in ("new", "rehearsal"):
         candidates = [row for row in ranked if row.role == role]

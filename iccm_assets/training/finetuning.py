@@ -32,7 +32,6 @@ from iccm_assets.models.generation import (
     LoadedModel,
     context_length,
     decoder_start_token_id,
-    load_model,
     set_threads,
 )
 from iccm_assets.models.tokenization import (
@@ -47,14 +46,19 @@ from iccm_assets.settings import TrainingSettings
 from iccm_assets.training import checkpointing
 from iccm_assets.training.dataset import Dataset
 from iccm_assets.training.micro_batches import Widths, divide_step, get_max_tokens
+from iccm_assets.training.run_tracking import RunReporter
+from iccm_assets.training.training_method import resolve_method
+from iccm_assets.training.whole_model import WholeModelTraining, has_bf16
 from iccm_assets.training.worker_protocol import WeightChange
 
 ProgressCallback = Callable[[LossPoint], None]
+DescribeStart = Callable[[Mapping[str, Any], Mapping[str, Any], int], Mapping[str, Any]]
+Tracking = tuple[RunReporter, DescribeStart]
 
 
 @dataclass(frozen=True)
 class FineTuneResult:
-    """The trained model (in evaluation mode, adapters merged, averaged) and its loss curve.
+    """The trained model (in evaluation mode, averaged, or with its adapter) and its loss curve.
 
     ``counts`` are those of the training set, without the examples that are too long, and their number (L10).
     """
@@ -78,19 +82,26 @@ def fine_tune(
     scratch: Path,
     on_progress: ProgressCallback,
     identity: str | None = None,
+    adapter: Path | None = None,
+    tracking: Tracking | None = None,
 ) -> FineTuneResult:
     """Train on the dataset's new and rehearsal examples, and use the epoch of least validation loss.
+
+    The method is ``full`` or ``lora``; ``lora`` continues the ``adapter`` of a directory, or begins one.
 
     ``scratch`` holds the Trainer's checkpoints and may be deleted afterwards. ``on_progress`` is called for
     every step and evaluation and may raise to stop. With an ``identity`` of this training, each epoch's
     checkpoint can be resumed, and a matching one in ``scratch`` is resumed, with the same bits as a
-    result. Raises ``TrainingDivergedError`` if the loss, the gradient or a weight is not finite.
+    result. With ``tracking`` the course of the training is sent to experiment trackers, too. Raises
+    ``TrainingDivergedError`` if the loss, the gradient or a weight is not finite.
     """
     checkpoint = None if identity is None else checkpointing.find_resume_point(scratch, identity)
-    production = {name: weight.detach().cpu().clone() for name, weight in loaded.model.named_parameters()}
+    config = resolve_method(config, sum(weight.numel() for weight in loaded.model.parameters()))
+    training = _select_training(config, adapter)
     train, validation, counts = _encode(loaded, dataset, config)
     with _reproducible(config):
-        model = _make_trainable(loaded.model, config)
+        _disable_cache(loaded.model)
+        model = training.begin(loaded.model, config)
         recorder = _Recorder(on_progress, identity, checkpoint.history if checkpoint else ())
         arguments = _training_arguments(
             config,
@@ -113,16 +124,19 @@ def fine_tune(
             eval_dataset=sorted(validation, key=lambda example: _measure(example, loaded.kind)),
             data_collator=partial(_collate, loaded),
             compute_loss_func=partial(_token_loss, loaded.kind),
-            callbacks=[recorder, EarlyStoppingCallback(config.early_stopping_patience)],
+            callbacks=[
+                recorder,
+                EarlyStoppingCallback(config.early_stopping_patience),
+                *make_tracking_callbacks(tracking),
+            ],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(checkpoint.checkpoint) if checkpoint else None)
         best_step = trainer.state.best_global_step
         if not best_step:
             raise TrainingDivergedError(f"no epoch was evaluated in {len(recorder.history)} records")
-        model = _merge_adapters(trainer.model, loaded, config, scratch)
-        _average_weights(model, production, config.weight_averaging_alpha)
-        weight_change = _measure_weight_change(model, production)
+        model = trainer.model
+        weight_change = training.finish(model, config)
     return FineTuneResult(
         replace(loaded, model=model.eval()),
         tuple(recorder.history),
@@ -191,6 +205,30 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         self._on_progress(point)
 
 
+def make_tracking_callbacks(tracking: Tracking | None) -> list[TrainerCallback]:
+    """Return the Trainer's callbacks that send the course of a training to its trackers, if it has any."""
+    return [_TrackerForwarder(*tracking)] if tracking and tracking[0].trackers else []
+
+
+class _TrackerForwarder(TrainerCallback):  # type: ignore[misc]
+    """Sends what the Trainer tells its callbacks to the process where the trackers' own ones are."""
+
+    def __init__(self, reporter: RunReporter, describe_start: DescribeStart) -> None:
+        self._reporter = reporter
+        self._describe_start = describe_start
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        parameters = sum(weight.numel() for weight in model.parameters())
+        self._reporter.send(self._describe_start(args.to_dict(), model.config.to_dict(), parameters))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        step = {"step": state.global_step, "total_steps": state.max_steps, "epoch": state.epoch}
+        self._reporter.send({"log": {**step, "logs": dict(logs)}})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._reporter.send({"finish": {}})
+
+
 def _collate(loaded: LoadedModel, rows: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:
     """Pad tokenized examples to one batch of tensors (rows, tokens); add the decoder's input for seq2seq."""
     padding_id = get_pad_token_id(loaded.tokenizer)
@@ -243,10 +281,12 @@ def _training_arguments(
     *,
     save_only_model: bool = True,
     eval_on_start: bool = True,
-) -> TrainingArguments:
+    make: Callable[..., Any] = TrainingArguments,
+    **more: Any,
+) -> Any:
     examples_per_step = config.batch_size * config.gradient_accumulation_steps
     steps = epochs * math.ceil(examples / examples_per_step)
-    return TrainingArguments(
+    values = dict(
         output_dir=str(scratch),
         per_device_train_batch_size=examples_per_step,
         per_device_eval_batch_size=max(8, config.batch_size),
@@ -271,12 +311,13 @@ def _training_arguments(
         prediction_loss_only=True,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
-        bf16=_has_bf16(),
+        bf16=has_bf16(),
         disable_tqdm=True,
         report_to="none",
         seed=config.seed,
         data_seed=config.seed,
     )
+    return make(**{**values, **more})
 
 
 @contextlib.contextmanager
@@ -318,59 +359,17 @@ def _encode(
     return train, validation, {**fitting.counts, "too_long": too_long}
 
 
-def _has_bf16() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+def _select_training(config: TrainingSettings, adapter: Path | None) -> Any:
+    """Return how weights become trainable and are compared with their parent's, by the method."""
+    if config.method == "full":
+        return WholeModelTraining()
+    from iccm_assets.training.adapter_training import AdapterTraining
+
+    return AdapterTraining(adapter)
 
 
-def _make_trainable(model: Any, config: TrainingSettings) -> Any:
-    """Return the model to train: all of it in float32, or adapters on a frozen half-precision base."""
+def _disable_cache(model: Any) -> None:
     # The Trainer turns the cache of keys and values off in the model's config, of which a decoder has a copy.
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             module.config.use_cache = False
-    if config.method == "full":
-        return model.float()
-    from peft import LoraConfig, get_peft_model
-
-    return get_peft_model(
-        model.to(torch.bfloat16) if _has_bf16() else model.float(),
-        LoraConfig(r=config.lora_r, lora_alpha=config.lora_alpha, target_modules="all-linear"),
-    )
-
-
-def _merge_adapters(model: Any, loaded: LoadedModel, config: TrainingSettings, scratch: Path) -> Any:
-    """Return the whole model in float32; adapters are merged into production's own, unrounded weights."""
-    if config.method == "full":
-        return model
-    from peft import PeftModel
-
-    model.save_pretrained(scratch / "adapter")
-    base = load_model(loaded.path, device=str(loaded.model.device)).model
-    return PeftModel.from_pretrained(base, str(scratch / "adapter")).merge_and_unload()
-
-
-@torch.no_grad()
-def _average_weights(model: Any, production: dict[str, torch.Tensor], share: float) -> None:
-    """Set weights = (1 - share) × production + share × trained; share 1 keeps the trained ones."""
-    if share == 1.0:
-        return
-    for name, weight in model.named_parameters():
-        weight.copy_(torch.lerp(production[name].to(weight.device, torch.float32), weight.float(), share))
-
-
-@torch.no_grad()
-def _measure_weight_change(model: Any, production: dict[str, torch.Tensor]) -> WeightChange:
-    """Compare with production's weights; raises ``TrainingDivergedError`` if one is not finite."""
-    change_squared = parent_squared = largest = 0.0
-    changed = total = 0
-    for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
-            raise TrainingDivergedError(f"weight {name} is not finite")
-        before = production[name].double()
-        difference = weight.detach().cpu().double() - before
-        change_squared += float(difference.square().sum())
-        parent_squared += float(before.square().sum())
-        largest = max(largest, float(difference.abs().max()) if difference.numel() else 0.0)
-        changed += int(difference.count_nonzero())
-        total += difference.numel()
-    return WeightChange(math.sqrt(change_squared / (parent_squared or 1.0)), largest, changed / max(1, total))

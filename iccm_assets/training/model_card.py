@@ -19,6 +19,7 @@ def render_model_card(
     *,
     base: str,
     parent_digest: str,
+    base_digest: str | None,
     dataset_digest: str,
     counts: Mapping[str, int],
     config: Mapping[str, Any],
@@ -26,10 +27,14 @@ def render_model_card(
     weight_change: WeightChange,
     best_step: int,
 ) -> str:
-    """Return the card as Markdown, with front matter for the Hugging Face hub."""
+    """Return the card as Markdown, with front matter for the Hugging Face hub.
+
+    ``base_digest`` is the whole model whose weights an adapter changes; a whole model has none.
+    """
+    origin = {"base model": base, "parent": parent_digest, "training set": dataset_digest}
     lines = [
         "---",
-        "library_name: transformers",
+        f"library_name: {'transformers' if base_digest is None else 'peft'}",
         "tags: [iccm, code-to-requirements]",
         "---",
         "# CET-D, fine-tuned",
@@ -37,7 +42,8 @@ def render_model_card(
         "Reads source code and writes software requirements from which the code can be reconstructed.",
         "Fine-tuned by the ICCM platform on production conversations with reconstructible requirements.",
         "",
-        *_table("Origin", {"base model": base, "parent": parent_digest, "training set": dataset_digest}),
+        *([] if base_digest is None else _describe_adapter(base_digest)),
+        *_table("Origin", origin if base_digest is None else {**origin, "adapter of": base_digest}),
         *_table("Examples", counts),
         *_table("Configuration", dict(sorted(config.items()))),
         "## Validation loss",
@@ -64,6 +70,14 @@ def render_model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _describe_adapter(base_digest: str) -> list[str]:
+    return [
+        "A low-rank adapter: it changes the weights of one whole model, its base, which is not in this",
+        f"directory. The digest of the base is `{base_digest}`.",
+        "",
+    ]
 
 
 def _table(title: str, rows: Mapping[str, Any]) -> list[str]:

@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from iccm_assets.atomic_directories import remove_tree
 from iccm_assets.db import tables as t
 from iccm_assets.errors import CorruptCheckpointError, InputError, ModelError, TrainingError
-from iccm_assets.registry.manifest import Manifest, verify
+from iccm_assets.registry.manifest import Manifest
 from iccm_assets.registry.model_store import ModelStore, training_provenance
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.settings import TrainingSettings
@@ -74,7 +74,7 @@ def reproduce_version(
     ``ModelNotFoundError`` if the version itself is damaged, and any error that ends the training.
     """
     models, datasets = ModelStore(home, storage), DatasetStore(home, storage)
-    manifest = verify(models.locate(version.path))
+    manifest = models.verify_directory(models.locate(version.path))
     if manifest.parent_digest is None or manifest.dataset_digest is None:
         origin = f"not trained here but imported from {manifest.base}: nothing to reproduce"
         return ReproductionReport(version.version, "imported", origin, manifest.weights_digest)
@@ -99,7 +99,7 @@ def compare_outcome(version: str, manifest: Manifest, outcome: TrainingOutcome) 
     same = outcome.weights_digest == manifest.weights_digest
     differences = [
         f"{name} {manifest.code.get(name, 'not recorded')} -> {installed}"
-        for name, installed in sorted(training_provenance().items())
+        for name, installed in sorted(training_provenance(manifest.config.get("method", "full")).items())
         if manifest.code.get(name) != installed
     ]
     if same:
@@ -115,7 +115,7 @@ def compare_outcome(version: str, manifest: Manifest, outcome: TrainingOutcome) 
         manifest.weights_digest,
         outcome.weights_digest,
         outcome.digest == manifest.digest,
-        examples=sum(outcome.counts.get(role, 0) for role in ("new", "rehearsal", "validation")),
+        examples=sum(outcome.counts.get(role, 0) for role in ("new", "self", "rehearsal", "validation")),
         seconds=sum(outcome.seconds.values()),
     )
 
@@ -145,6 +145,8 @@ def _read_erased_from_snapshot(datasets: DatasetStore, manifest: Manifest) -> li
 
 def _find_missing_input(models: ModelStore, datasets: DatasetStore, manifest: Manifest) -> str | None:
     """Return which input of the training is missing or changed; None if all are intact."""
+    if manifest.config.get("method") == "lora" and manifest.base_digest is None:
+        return "it was published merged by an earlier version of the platform, which now publishes adapters"
     try:
         datasets.load(manifest.dataset_digest or "")
         models.verify(manifest.parent_digest or "")

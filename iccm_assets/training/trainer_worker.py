@@ -38,7 +38,7 @@ from iccm_assets.errors import (
     TrainingError,
     first_line,
 )
-from iccm_assets.registry.hub import resolve
+from iccm_assets.registry.hub import is_adapter, resolve
 from iccm_assets.registry.loss_curve import LossPoint
 from iccm_assets.registry.manifest import sha256_json
 from iccm_assets.registry.model_store import ModelStore, StoredModel, training_provenance
@@ -46,6 +46,8 @@ from iccm_assets.registry.training_runs import heartbeat
 from iccm_assets.settings import get_settings
 from iccm_assets.storage_cache import open_storage_at
 from iccm_assets.training.dataset import Dataset, DatasetStore, read_dataset
+from iccm_assets.training.run_tracking import describe_start, start_reporter
+from iccm_assets.training.training_method import choose_method
 from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome, parse_job, to_reply
 from iccm_assets.worker_process import exit_with_parent, open_pipes
 
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from iccm_assets.models.generation import LoadedModel
-    from iccm_assets.training.finetuning import FineTuneResult
+    from iccm_assets.training.finetuning import DescribeStart, FineTuneResult
 
 log = logging.getLogger(__name__)
 
@@ -72,35 +74,41 @@ def train(
     *,
     progress: Callable[[LossPoint], None] = lambda point: None,
     still_current: Callable[[], bool] = lambda: True,
+    before_import: Callable[[str, bool], None] = lambda objective, uses_adapters: None,
+    warn: Callable[[str], None] = log.warning,
 ) -> TrainingOutcome:
     """Fine-tune the base on the dataset and publish the candidate in the model store.
 
-    ``progress`` is called for each step and evaluation. ``still_current`` is the heartbeat: called every few
-    seconds, and once before publishing; false means that another attempt has taken over. Raises
-    ``ModelNotFoundError``, ``CorruptCheckpointError``, ``InputError`` for the inputs,
-    ``NoWeightsChangedError``, ``TrainingDivergedError``, ``StaleFenceError``, else ``TrainingError``; nothing
-    is published then.
+    ``progress`` is called for each step and evaluation, ``warn`` for each experiment tracker that cannot show
+    the training. ``still_current`` is the heartbeat: called every few seconds, and once before publishing;
+    false means that another attempt has taken over. ``before_import`` is called before torch is imported,
+    with the objective and whether it needs ``peft``. Raises ``ModelNotFoundError``,
+    ``CorruptCheckpointError``, ``InputError``, ``SettingsError`` for the inputs, ``NoWeightsChangedError``,
+    ``TrainingDivergedError``, ``StaleFenceError``, else ``TrainingError``; nothing is published then.
     """
     started = time.perf_counter()
     # A job that cannot be trained fails here, before the seconds that importing torch takes.
     storage = open_storage_at(job.storage, Path(job.home), get_settings().storage_max_cache_gib)
     store = ModelStore(Path(job.home), storage)
     dataset = read_dataset(DatasetStore(Path(job.home), storage).locate(job.dataset))
-    base = resolve(str(store.locate(job.base)))
+    parent = resolve(str(store.locate(job.base)))
+    base = store.locate_base(parent) if is_adapter(parent) else parent
+    job = job.model_copy(update={"config": choose_method(job.config, parent, base)})
+    before_import(job.config.objective, job.config.method == "lora" or parent != base)
 
-    from iccm_assets.models.generation import get_device_class, load_model
+    from iccm_assets.models.generation import get_device_class
     from iccm_assets.training.checkpoint_export import write_checkpoint
-    from iccm_assets.training.finetuning import fine_tune
+    from iccm_assets.training.parent_model import load_parent
 
-    with _translated_errors():
-        loaded = load_model(base)
+    with _translated_errors(), start_reporter(job.config, warn) as reporter:
+        loaded = load_parent(parent, base, method=job.config.method)
         _resume_garbage_collection()
         device = get_device_class(loaded.model.device)
         resumable = _check_resources(job, loaded, device, store.free_bytes())
         staging = store.create_staging(job.run_id, job.attempt, job.fence, inherit=SCRATCH)
         loaded_at = time.perf_counter()
         try:
-            trained = fine_tune(
+            trained = _load_objective(job)(
                 loaded,
                 dataset,
                 job.config,
@@ -108,6 +116,8 @@ def train(
                 scratch=staging / SCRATCH,
                 on_progress=_with_heartbeat(progress, still_current),
                 identity=_training_identity(job, loaded, dataset, device) if resumable else None,
+                adapter=parent if job.config.method == "lora" and parent != base else None,
+                tracking=(reporter, _describe_tracked_run(job, loaded, dataset)),
             )
             if trained.weight_change.changed_share == 0.0:
                 raise NoWeightsChangedError(
@@ -115,16 +125,40 @@ def train(
                 )
             trained_at = time.perf_counter()
             remove_tree(staging / SCRATCH)
-            manifest = write_checkpoint(job, loaded, dataset, trained, staging)
+            manifest = write_checkpoint(job, loaded, dataset, trained, staging, base)
             published = store.publish(staging, manifest, _with_retries(still_current))
         finally:
             remove_tree(staging)
-    seconds = {
-        "load": round(loaded_at - started, 3),
-        "train": round(trained_at - loaded_at, 3),
-        "publish": round(time.perf_counter() - trained_at, 3),
+        seconds = {
+            "load": round(loaded_at - started, 3),
+            "train": round(trained_at - loaded_at, 3),
+            "publish": round(time.perf_counter() - trained_at, 3),
+        }
+        reporter.finish()
+    outcome = _build_outcome(published, dataset, trained, seconds)
+    return outcome.model_copy(update={"tracker_runs": dict(reporter.runs)})
+
+
+def _describe_tracked_run(job: TrainingJob, loaded: LoadedModel, dataset: Dataset) -> DescribeStart:
+    """Describe the run to its trackers; the version that will be its name is known after the training."""
+    tags = {
+        "iccm.training_run": job.run_id,
+        "iccm.attempt": str(job.attempt),
+        "iccm.parent_digest": loaded.digest,
+        "iccm.dataset_digest": dataset.digest,
     }
-    return _build_outcome(published, dataset, trained, seconds)
+    return describe_start(Path(job.home), job.config, f"training-{job.run_id}", tags)
+
+
+def _load_objective(job: TrainingJob) -> Callable[..., FineTuneResult]:
+    """Return the function that trains for the job's objective; it imports what that needs."""
+    if job.config.objective == "dpo":
+        from iccm_assets.training.preference_training import fine_tune_preferences
+
+        return fine_tune_preferences
+    from iccm_assets.training.finetuning import fine_tune
+
+    return fine_tune
 
 
 def _build_outcome(
@@ -146,6 +180,8 @@ def _build_outcome(
         weight_change=trained.weight_change,
         parameters=trained.parameters,
         device=published.manifest.device or "",
+        method=str(published.manifest.config["method"]),
+        base_digest=published.manifest.base_digest,
         seconds=seconds,
         resumed_from_step=trained.resumed_from_step,
     )
@@ -155,11 +191,15 @@ def _check_resources(job: TrainingJob, loaded: LoadedModel, device: str, free: i
     """Raise if the device or the free disk does not suffice; return whether resumable checkpoints fit."""
     if job.device not in (None, device):
         raise TrainingError(f"the job requires device class {job.device}, this machine has {device}")
-    size = 4 * sum(weight.numel() for weight in loaded.model.parameters())
+    what, size = "model", 4 * sum(weight.numel() for weight in loaded.model.parameters())
+    if job.config.method == "lora":
+        from iccm_assets.training.adapter_training import compute_adapter_size
+
+        what, size = "adapter", compute_adapter_size(loaded.model.config, job.config.lora_r).weight_bytes
     if free < DISK_FACTOR * size:
         raise TrainingError(
             f"{free / 1e9:.2f} GB are free and {DISK_FACTOR * size / 1e9:.2f} GB are required"
-            " (three times the model)",
+            f" (three times the {what})",
             hint="Free disk space below $ICCM_HOME.",
         )
     return bool(free >= RESUMABLE_DISK_FACTOR * size)
@@ -167,7 +207,8 @@ def _check_resources(job: TrainingJob, loaded: LoadedModel, device: str, free: i
 
 def _training_identity(job: TrainingJob, loaded: LoadedModel, dataset: Dataset, device: str) -> str:
     """Return the hash of everything the weights depend on: only an equal training may resume another."""
-    return sha256_json([loaded.digest, dataset.digest, job.hyperparameters, device, training_provenance()])
+    provenance = training_provenance(job.config.method)
+    return sha256_json([loaded.digest, dataset.digest, job.hyperparameters, device, provenance])
 
 
 def _with_heartbeat(
@@ -272,24 +313,34 @@ def _resume_garbage_collection() -> None:
         gc.enable()
 
 
-def _skip_unused_libraries(job: TrainingJob) -> None:
-    """Let ``transformers`` and ``accelerate`` do without optional packages that no training uses.
+def _skip_unused_libraries(objective: str, uses_adapters: bool) -> None:
+    """Let ``transformers`` and ``accelerate`` do without optional packages that this training does not use.
 
     They import them if they are installed, which takes 0.6 CPU seconds: ``None`` is Python's way to hide one.
     """
-    for name in ("boto3", "scipy", "sklearn", *(["peft"] if job.config.method == "full" else [])):
+    if objective == "dpo":  # trl uses them
+        return
+    for name in ("boto3", "scipy", "sklearn", *([] if uses_adapters else ["peft"])):
         sys.modules.setdefault(name, cast("ModuleType", None))
 
 
-def _run_job(values: Any, progress: Callable[[LossPoint], None]) -> dict[str, Any]:
+def _run_job(
+    values: Any, progress: Callable[[LossPoint], None], warn: Callable[[str], None] = log.warning
+) -> dict[str, Any]:
     """Train the job of these JSON values; return the outcome, or the platform's error, as JSON values."""
     try:
         job = parse_job(values)
         if is_on_cluster():
             job = job.move_home(get_settings().home)
-        _skip_unused_libraries(job)
         still_current = _make_heartbeat(job.training_run_id, job.fence)
-        return to_reply(train(job, progress=progress, still_current=still_current))
+        outcome = train(
+            job,
+            progress=progress,
+            still_current=still_current,
+            before_import=_skip_unused_libraries,
+            warn=warn,
+        )
+        return to_reply(outcome)
     except IccmError as error:
         return to_reply(error)
 
@@ -307,7 +358,7 @@ def _reply_to_dagster() -> None:
                 last = time.monotonic()
                 pipes.report_custom_message({"point": asdict(point)})
 
-        reply = _run_job(pipes.get_extra("job"), report)
+        reply = _run_job(pipes.get_extra("job"), report, pipes.log.warning)
         if "error" in reply:
             pipes.log.error(str(IccmError.from_dict(reply["error"])))
         pipes.report_custom_message(reply)

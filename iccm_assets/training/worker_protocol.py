@@ -16,8 +16,12 @@ from iccm_assets.errors import IccmError, TrainingError
 from iccm_assets.registry.loss_curve import LossPoint
 from iccm_assets.settings import TrainingSettings
 
-# Settings of the supervision of a run, which do not affect the weights: not part of a candidate's identity.
-OPERATIONAL_FIELDS = {"max_runtime_seconds", "heartbeat_timeout_seconds", "emergency_epochs"}
+# Settings of the supervision and the reports of a run, which do not affect the weights: not part of a
+# candidate's identity.
+OPERATIONAL_FIELDS = {
+    *("max_runtime_seconds", "heartbeat_timeout_seconds", "emergency_epochs"),
+    *("report_to", "report_timeout_seconds"),
+}
 
 
 class TrainingJob(BaseModel):
@@ -82,7 +86,8 @@ class TrainingOutcome(BaseModel):
     """A published candidate and the course of its training.
 
     ``seconds`` are wall-clock seconds of this attempt by phase; ``resumed_from_step`` is 0 unless the attempt
-    resumed the checkpoint of a killed one.
+    resumed the checkpoint of a killed one. ``base_digest`` is an adapter's base, ``tracker_runs`` are the
+    trackers' names of this training.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -102,6 +107,9 @@ class TrainingOutcome(BaseModel):
     device: str
     seconds: Mapping[str, float]
     resumed_from_step: int = 0
+    method: str = "full"
+    base_digest: str | None = None
+    tracker_runs: Mapping[str, str] = {}
 
 
 def parse_job(values: Any) -> TrainingJob:

@@ -1,7 +1,7 @@
 """A real platform whose processes may be killed: PostgreSQL, code server, daemon, run workers, trainers.
 
-Code server and daemon are restarted a second after they died, as by a supervisor. The platform's processes
-are identified by the ``ICCM_HOME`` in their environment.
+Code server, daemon, and a PostgreSQL that is not the platform's own, are restarted a second after they died,
+as by a supervisor. The platform's processes are identified by the ``ICCM_HOME`` in their environment.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ import dagster as dg
 import psutil
 import sqlalchemy as sa
 import yaml
+from dagster_postgres.utils import DagsterPostgresException
 
 from iccm_assets.cli.env import DAGSTER_YAML
 from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now
 from iccm_assets.db.database import create_engine_for
+from iccm_assets.db.embedded import process_discovery
 from iccm_assets.db.embedded.embedded_server import EmbeddedServer
 from iccm_assets.simulation.language.families import FAMILIES
 from iccm_assets.simulation.language.generator import generate_example
@@ -37,8 +39,11 @@ from iccm_assets_tests.factories.processes import bare_environment, free_port
 from iccm_assets_tests.factories.tiny_models import tiny_t5
 
 ROOT = Path(__file__).parents[2]
-RUN_WORKER, TRAINER, CODE_SERVER, DAEMON, ALL = "run worker", "trainer", "code server", "daemon", "all"
-VICTIMS = (RUN_WORKER, TRAINER, CODE_SERVER, DAEMON, ALL)
+RUN_WORKER, TRAINER, CODE_SERVER, DAEMON = "run worker", "trainer", "code server", "daemon"
+# ALL are all but the database.
+DATABASE, ALL = "database", "all"
+PROCESSES = (RUN_WORKER, TRAINER, CODE_SERVER, DAEMON)
+VICTIMS = (*PROCESSES, DATABASE, ALL)
 RESTART_SECONDS = 1.0
 HEARTBEAT_SECONDS = 15
 ITEMS = 20
@@ -74,6 +79,8 @@ class Instance:
     engine: sa.Engine
     dagster: dg.DagsterInstance
     commands: dict[str, list[str]]
+    server: EmbeddedServer
+    is_external: bool = False
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     died: dict[str, float] = field(default_factory=dict)
 
@@ -92,18 +99,23 @@ class Instance:
                 self.running[name] = subprocess.Popen(
                     command, env=self.environment, stdout=log, stderr=log, cwd=ROOT, start_new_session=True
                 )
+        if self.is_external and self.server.has_died():
+            if time.monotonic() - self.died.setdefault(DATABASE, time.monotonic()) >= RESTART_SECONDS:
+                self.server.revive()
+        else:
+            self.died.pop(DATABASE, None)
 
     def wait(self, condition: Callable[[], bool], seconds: float, every: float = 0.2) -> bool:
         """Supervise until the condition holds or the time is over; return whether it holds."""
         limit = time.monotonic() + seconds
-        while not (reached := condition()) and time.monotonic() < limit:
+        while not (reached := _holds(condition)) and time.monotonic() < limit:
             self.supervise()
             time.sleep(every)
         return reached
 
     def processes(self) -> dict[str, list[psutil.Process]]:
         """Return the platform's running processes by kind."""
-        processes: dict[str, list[psutil.Process]] = {name: [] for name in VICTIMS[:-1]}
+        processes: dict[str, list[psutil.Process]] = {name: [] for name in PROCESSES}
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 kind = get_process_kind(process.cmdline())
@@ -113,6 +125,11 @@ class Instance:
 
     def kill(self, victim: str) -> int:
         """Kill all processes of a kind, or of every kind, with SIGKILL; return their number."""
+        if victim == DATABASE:
+            postmaster = process_discovery.find_postmaster(self.server.data)
+            if postmaster is not None:
+                postmaster.kill()
+            return int(postmaster is not None)
         processes = self.processes()
         doomed = [
             process for kind, running in processes.items() if victim in (kind, ALL) for process in running
@@ -129,11 +146,19 @@ class Instance:
             process.wait()
         self.dagster.dispose()
         self.engine.dispose()
-        EmbeddedServer(self.home / "iccm").stop()
+        self.server.stop()
         for path in [self.home, *self.home.rglob("*")]:
             if path.is_dir() and not path.is_symlink():
                 path.chmod(0o700)
         shutil.rmtree(self.home, ignore_errors=True)
+
+
+def _holds(condition: Callable[[], bool]) -> bool:
+    """Return whether a condition holds; none does that asks a database which is away."""
+    try:
+        return condition()
+    except (sa.exc.OperationalError, sa.exc.InterfaceError, DagsterPostgresException):
+        return False
 
 
 def is_alive(process: psutil.Process) -> bool:
@@ -157,10 +182,11 @@ def get_process_kind(command: list[str]) -> str | None:
 
 
 @contextmanager
-def platform(*, tiny: bool = True) -> Iterator[Instance]:
+def platform(*, tiny: bool = True, external: bool = False) -> Iterator[Instance]:
     """A platform with forty examples in its pool, code server and daemon running; gone afterwards.
 
-    Without ``tiny`` the model is the packaged one, with its own rehearsal.
+    Without ``tiny`` the model is the packaged one, with its own rehearsal. With ``external`` the platform
+    knows the URL of its PostgreSQL and nothing else of it.
     """
     home = Path(tempfile.mkdtemp(prefix="iccm-chaos-"))
     environment = bare_environment() | SHORT
@@ -170,7 +196,11 @@ def platform(*, tiny: bool = True) -> Iterator[Instance]:
     }
     if tiny:
         environment |= TINY | {"ICCM_BASE_MODEL": str(tiny_t5(home / "model"))}
-    started = run([*ICCM, "db", "start"], environment, 600)
+    server = EmbeddedServer(home / ("server" if external else "iccm"))
+    if external:
+        server.root.parent.mkdir()
+        environment["ICCM_DATABASE_URL"] = server.ensure_running()
+    started = run([*ICCM, "db", "upgrade" if external else "start"], environment, 600)
     if started.returncode:
         raise RuntimeError(started.stderr[-3000:])
     engine = create_engine_for(run([*ICCM, "db", "url"], environment, 300).stdout.strip())
@@ -184,6 +214,8 @@ def platform(*, tiny: bool = True) -> Iterator[Instance]:
         engine,
         dg.DagsterInstance.from_config(environment["DAGSTER_HOME"]),
         _commands(home, free_port()),
+        server,
+        external,
     )
     try:
         add_examples(engine, Random(0), 40)

@@ -6,7 +6,7 @@ The platform gets no hint: the dispatch sensor starts the retrain, and the platf
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -79,7 +79,7 @@ class Round:
         return f"{what}  {ended}  {times}{wrong}"
 
 
-def plan(rounds: int, rng: Random) -> list[Kill]:
+def plan(rounds: int, rng: Random, kinds: Sequence[str] = VICTIMS) -> list[Kill]:
     """The kills of so many rounds: every kind of victim has its turn before one has its second.
 
     One in four comes at the verdict: the moment between the row's outcome and the deployment is too short to
@@ -87,18 +87,18 @@ def plan(rounds: int, rng: Random) -> list[Kill]:
     """
     victims: list[str] = []
     while len(victims) < rounds:
-        victims += rng.sample(VICTIMS, len(VICTIMS))
+        victims += rng.sample(kinds, len(kinds))
     return [
         Kill(victim, None if rng.random() < 0.25 else rng.uniform(0.0, 0.6), rng.random() < 0.75)
         for victim in victims[:rounds]
     ]
 
 
-def play(instance: Instance, rounds: int, rng: Random) -> Iterator[Round]:
+def play(instance: Instance, rounds: int, rng: Random, kinds: Sequence[str] = VICTIMS) -> Iterator[Round]:
     """Play round 0 without a kill, which measures a retrain; then ``rounds`` with one kill each."""
     calm = play_round(instance, 0, Kill(NOBODY), 0.0)
     yield calm
-    for number, kill in enumerate(plan(rounds, rng), start=1):
+    for number, kill in enumerate(plan(rounds, rng, kinds), start=1):
         add_examples(instance.engine, rng, 2)
         yield play_round(instance, number, kill, calm.outcome_seconds)
 

@@ -228,3 +228,23 @@ def test_the_rules_that_cannot_decide_with_a_canary_set_are_warnings(tmp_path: P
     readable, *limits = doctor.check_canary_set(load_settings(canary_set=str(path)))
     assert readable.ok and readable.detail.startswith("1 item in 1 slice, ")
     assert [(check.ok, check.required, bool(check.fix)) for check in limits] == [(False, False, True)] * 3
+
+
+def test_trackers_that_are_missing_or_without_an_address_are_requirements(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("ICCM_TRAINING__REPORT_TO", "mlflow,tensorboard,wandb")
+    monkeypatch.setenv("ICCM_MLFLOW_MODEL", "cet-d")
+    checks = {check.name: check for check in doctor.check_trackers(load_settings())}
+    assert [name for name, check in checks.items() if check.ok] == ["tracker tensorboard"]
+    assert "MLFLOW_TRACKING_URI is not set" in checks["tracker mlflow"].detail
+    assert checks["tracker wandb"].fix.startswith("`pip install wandb`")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@mlflow:5000")
+    assert [check.detail for check in doctor.check_trackers(load_settings()) if "ow" in check.name] == [
+        "http://***@mlflow:5000",
+        "http://***@mlflow:5000",
+    ]
+    monkeypatch.delenv("ICCM_TRAINING__REPORT_TO")
+    monkeypatch.delenv("ICCM_MLFLOW_MODEL")
+    assert list(doctor.check_trackers(load_settings())) == []

@@ -49,6 +49,7 @@ ROWS: dict[str, Row] = {
     "pool_days": {"day": DAY, "rebuilt_at": NOW, "kept": 0, "removed": 0, "fingerprint": "f"},
     "quality_measurements": {"version": "v1", "set": "canary_set", "n": 0, "judge_version": "j"},
     "reconstructions": {"requirement_id": 101, "reconstructor": "r", "status": "scored"},
+    "registry_events": {"verdict_id": 101},
     "requests": {"request_id": "new", "status": "ok"},
     "requirements": {"session_id": "s", "kind": "model", "text": ""},
     "rollback_events": {"reason": "r"},
@@ -58,6 +59,11 @@ ROWS: dict[str, Row] = {
         "pass_rate": 0.0, "served_at": NOW, "revision": 0,
     },
     "rollouts": {"candidate": "v2", "production": "v1", "state": "ramping"},
+    "sampled_answers": {
+        "conversation_id": 101, "model_version": "v1", "model_digest": "d", "source_sha256": "a",
+        "suite_sha256": "s", "decoding": "g", "sample": 0, "content_sha256": "c", "orchestra": "o",
+        "judge_version": "j",
+    },
     "test_suites": {
         "source_sha256": "a", "origin": "attached", "digest": "d", "generator_version": "g",
         "status": "usable",
@@ -77,6 +83,7 @@ FRACTIONS = {
     "rollout_pairs": ("canary", "production"),
     "rollout_samples": ("pass_rate",),
     "rollouts": ("weight",),
+    "sampled_answers": ("implementation_variance", "test_pass_rate"),
     "test_suites": ("branch_coverage", "strength"),
 }
 # What such a column needs besides its value.
@@ -131,12 +138,14 @@ REFERENCES = {
     "phase4_training_runs": ("base_version", "candidate_version", "requested_base"),
     "quality_measurements": ("version",),
     "reconstructions": ("requirement_id",),
+    "registry_events": ("deployment_event_id", "verdict_id"),
     "requirements": ("conversation_id",),
     "rollback_events": ("rollout_id",),
     "rollout_pairs": ("rollout_id",),
     "rollout_samples": ("rollout_id",),
     "rollouts": ("candidate", "production", "training_run_id"),
-    "training_run_examples": ("conversation_id", "training_run_id"),
+    "sampled_answers": ("conversation_id", "model_version"),
+    "training_run_examples": ("conversation_id", "sampled_answer_id", "training_run_id"),
 }
 
 # Constraint -> table, changes that violate it, changes just inside it.
@@ -186,6 +195,12 @@ OTHERS: dict[str, tuple[str, list[Row], list[Row]]] = {
         [{"n": -1}, {"standard_error": -0.01}],
         [{"standard_error": 0.0}],
     ),
+    "registry_events_attempts_check": ("registry_events", [{"attempts": -1}], [{"attempts": 0}]),
+    "registry_events_decision_check": (
+        "registry_events",
+        [{"verdict_id": None}, {"deployment_event_id": 101}],
+        [{"verdict_id": None, "deployment_event_id": 101}],
+    ),
     "requests_counts_check": (
         "requests",
         [{"latency_ms": -0.1, "output_tokens": 0}, {"latency_ms": 0.0, "output_tokens": -1}],
@@ -202,6 +217,12 @@ OTHERS: dict[str, tuple[str, list[Row], list[Row]]] = {
         [{"stage": 0, "revision": 0, "healthy_seconds": 0.0}],
     ),
     "rollouts_different_versions_check": ("rollouts", [{"candidate": "v1"}], []),
+    "sampled_answers_counts_check": ("sampled_answers", [{"sample": -1}, {"seed": -1}], [{"seed": 0}]),
+    "training_run_examples_sampled_answer_check": (
+        "training_run_examples",
+        [{"role": "self"}, {"sampled_answer_id": 101}],
+        [{"role": "self", "sampled_answer_id": 101}],
+    ),
     "test_suites_counts_check": (
         "test_suites",
         [
@@ -213,6 +234,7 @@ OTHERS: dict[str, tuple[str, list[Row], list[Row]]] = {
 }
 
 CACHE_KEY = "model_digest canary_set_digest item reconstructor orchestra judge_version decoding"
+SAMPLING_KEY = "source_sha256 suite_sha256 model_digest decoding orchestra judge_version"
 # Unique key -> table, rows that are refused after the first, rows that are not.
 KEYS: dict[str, tuple[str, Row, list[Row], list[Row]]] = {
     "canary_results_cache_key": (
@@ -244,6 +266,13 @@ KEYS: dict[str, tuple[str, Row, list[Row], list[Row]]] = {
         [{"status": "missing"}],
         [{"reconstructor": "b"}, {"requirement_id": 102}],
     ),
+    "registry_events_deployment_event_id_key": (
+        "registry_events",
+        {"verdict_id": None, "deployment_event_id": 101},
+        [{}],
+        [{"deployment_event_id": 102}],
+    ),
+    "registry_events_verdict_id_key": ("registry_events", {}, [{"attempts": 1}], [{"verdict_id": 102}]),
     "requirements_request_id_key": (
         "requirements",
         {"request_id": "r"},
@@ -258,6 +287,13 @@ KEYS: dict[str, tuple[str, Row, list[Row], list[Row]]] = {
             {name: "other"}
             for name in ("source_sha256", "digest", "generator_version", "environment")
         ] + [{"origin": "recorded"}],
+    ),
+    "sampled_answers_cache_key": (
+        "sampled_answers",
+        {},
+        [{"model_version": "v2", "text": "t"}],
+        [{name: "other"} for name in SAMPLING_KEY.split()]
+        + [{"conversation_id": 102}, {"sample": 1}, {"seed": 1}],
     ),
     "requirements_one_accepted": (
         "requirements",
@@ -308,9 +344,23 @@ def insert_platform(conn: sa.Connection) -> None:
         conn.execute(t.requirements.insert().values(row))
         row = {"id": number, "candidate": "v2", "production": "v1", "state": "aborted"}
         conn.execute(t.rollouts.insert().values(row))
+        row = {"version": "v2", "production_version": "v1", "status": "fail", "canary_set_digest": "s"}
+        conn.execute(t.gate_verdicts.insert().values(**row, id=number, orchestra="o", judge_version="j"))
+        row = {"event_type": "opened", "actor": "a"}
+        conn.execute(t.deployment_events.insert().values(**row, id=number))
     conn.execute(t.phase4_training_runs.insert().values(id=101, trigger="manual", trigger_key="a"))
+    row = {**ROWS["sampled_answers"], "id": 101, "decoding": "first"}
+    conn.execute(t.sampled_answers.insert().values(row))
     conn.execute(t.alerts.insert().values(key="a", severity="info", title="t"))
     conn.execute(sa.text("set constraints all immediate"))  # as at the end of a transaction
+
+
+# What else a row needs, so that it is the reference that refuses it.
+BESIDE_REFERENCE: dict[tuple[str, str], Row] = {
+    ("training_run_examples", "sampled_answer_id"): {"role": "self"},
+    ("deployment_events", "version"): {"weight": 0.1},
+    ("registry_events", "deployment_event_id"): {"verdict_id": None},
+}
 
 
 def violations() -> Iterator[tuple[str, str, Row]]:
@@ -326,9 +376,8 @@ def violations() -> Iterator[tuple[str, str, Row]]:
     for table, references in REFERENCES.items():
         for column in references:
             is_number = isinstance(ROWS[table].get(column), int) or column.endswith(("_id", "_of"))
-            changes = {column: MISSING if is_number else "missing"}
-            if (table, column) == ("deployment_events", "version"):
-                changes["weight"] = 0.1
+            missing = {column: MISSING if is_number else "missing"}
+            changes = {**missing, **BESIDE_REFERENCE.get((table, column), {})}
             yield f"{table}_{column}_fkey", table, changes
     for constraint, (table, refused, _) in OTHERS.items():
         for changes in refused:

@@ -12,8 +12,13 @@ from dagster._core.test_utils import instance_for_test
 from iccm_assets.alerts.outbox import raise_alert
 from iccm_assets.db import tables as t
 from iccm_assets.defs import resources
-from iccm_assets.defs.automation.sensors import alert_delivery_sensor, run_failure_alert_sensor
+from iccm_assets.defs.automation.sensors import (
+    alert_delivery_sensor,
+    registry_mirror_sensor,
+    run_failure_alert_sensor,
+)
 from iccm_assets.errors import TrainingDivergedError
+from iccm_assets.rollout import deployment
 from iccm_assets.settings import get_settings
 from iccm_assets_tests.factories.fake_receiver import run_receiver
 
@@ -107,3 +112,23 @@ def test_a_run_that_a_red_check_has_stopped_is_no_failure(
     with engine.connect() as conn:
         [row] = conn.execute(sa.select(t.alerts)).all()
     assert (row.severity, row.title) == ("info", "gated_job was stopped by a check")
+
+
+def test_the_mirror_says_what_it_lacks_and_what_waits(
+    engine: sa.Engine,
+    platform: resources.PlatformResource,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def mirror() -> str:
+        with dg.build_sensor_context(instance=instance, resources={"platform": platform}) as context:
+            return registry_mirror_sensor.evaluate_tick(context).skip_message or ""
+
+    assert mirror() == "ICCM_MLFLOW_MODEL names no registered model"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("ICCM_MLFLOW_MODEL", "cet-d")
+    get_settings.cache_clear()
+    assert mirror() == "0 decisions wait, none is due"
+    with engine.begin() as conn:
+        deployment.bootstrap(conn, digest="a" * 64, path="/base", base_model="base")
+    assert "MLFLOW_TRACKING_URI is not set" in mirror()

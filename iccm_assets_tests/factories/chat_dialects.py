@@ -203,6 +203,13 @@ class DialectStub:
     def counts(self) -> Counter[str]:
         return Counter({model: len(requests) for model, requests in self.requests.items()})
 
+    def cards(self) -> list[dict[str, Any]]:
+        """The models of `GET /models`."""
+        return [{"id": model} for model in self.dialects]
+
+    def post(self, path: str, request: dict[str, Any]) -> Reply:
+        return self.answer(request)
+
     def answer(self, request: dict[str, Any]) -> Reply:
         model = request["model"]
         with self._lock:
@@ -212,17 +219,20 @@ class DialectStub:
 
 
 @contextmanager
-def run_stub(dialects: Mapping[str, Dialect]) -> Iterator[DialectStub]:
+def run_stub(
+    dialects: Mapping[str, Dialect], make: Callable[[Mapping[str, Dialect], str], Any] = DialectStub
+) -> Iterator[Any]:
     """Serve these models on a free port."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self.send(Reply({"object": "list", "data": [{"id": model} for model in stub.dialects]}))
+            self.send(Reply({"object": "list", "data": stub.cards()}))
 
         def do_POST(self) -> None:
-            self.send(stub.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            self.send(stub.post(self.path, json.loads(body)))
 
         def send(self, reply: Reply) -> None:
             body = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
@@ -237,7 +247,7 @@ def run_stub(dialects: Mapping[str, Dialect]) -> Iterator[DialectStub]:
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads, server.block_on_close = True, False
-    stub = DialectStub(dialects, f"http://127.0.0.1:{server.server_address[1]}/v1")
+    stub = make(dialects, f"http://127.0.0.1:{server.server_address[1]}/v1")
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield stub

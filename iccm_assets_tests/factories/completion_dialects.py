@@ -69,7 +69,13 @@ def runs(loaded: LoadedModel, *, takes_ids: bool = True, counts: bool = True) ->
         ends = torch.tensor(loaded.model.generation_config.eos_token_id).reshape(-1).tolist()
         ended = written[-1] in (*ends, loaded.encoder.end_token_id)
         usage = {"prompt_tokens": len(ids), "completion_tokens": len(written)} if counts else {}
-        choice = {"text": decode(loaded.tokenizer, written), "finish_reason": "stop" if ended else "length"}
-        return Reply({"object": "text_completion", "choices": [choice], "usage": usage})
+        text, model = decode(loaded.tokenizer, written), request["model"]
+        choice = {"text": text, "finish_reason": "stop" if ended else "length"}
+        if request.get("stream"):
+            middle = len(text) // 2
+            pieces = [{"text": text[:middle]}, choice | {"text": text[middle:]}]
+            events = [{"model": model, "choices": [piece]} for piece in pieces]
+            return streamed(*events, {"model": model, "choices": [], "usage": usage})
+        return Reply({"object": "text_completion", "model": model, "choices": [choice], "usage": usage})
 
     return answer

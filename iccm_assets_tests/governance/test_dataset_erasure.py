@@ -71,3 +71,20 @@ def test_an_unregistered_model_trained_on_a_rewritten_snapshot_is_deleted(tmp_pa
     assert left == {manifests[1].digest, manifests[2].digest, "imported"}
     remove_tree(tmp_path / "datasets" / dataset.digest)
     assert delete_unregistered_models(tmp_path, {manifests[1].digest}) == []
+
+
+def test_the_unregistered_base_of_a_registered_adapter_is_kept_and_deleted_after_the_adapter(
+    tmp_path: Path,
+) -> None:
+    dataset = stored(tmp_path, 1)
+    base = Manifest(kind="fine-tuned", base="b", files={}, dataset_digest=dataset.digest)
+    adapter = base.model_copy(update={"base_digest": base.digest})
+    for manifest, config in ((base, "config.json"), (adapter, "adapter_config.json")):
+        directory = tmp_path / "models" / manifest.digest
+        directory.mkdir(parents=True)
+        (directory / config).write_text("{}")
+        (directory / "MANIFEST.json").write_text(manifest.to_json())
+    rewrite_datasets(tmp_path, {1})
+    assert delete_unregistered_models(tmp_path, {adapter.digest}) == []
+    assert delete_unregistered_models(tmp_path, set()) == sorted([base.digest, adapter.digest])
+    assert list((tmp_path / "models").iterdir()) == []

@@ -147,3 +147,16 @@ def test_nothing_protected_is_ever_deleted(versions, needed, datasets) -> None:
                 assert by_name[version.parent].digest not in deleted
     assert deleted.isdisjoint(datasets)
     assert all(decision.reason for decision in decisions)
+
+
+def test_the_base_of_an_adapter_stays_as_long_as_the_adapter_whatever_became_of_it() -> None:
+    versions = [version("v1", "gate_failed"), version("v2", "retired"), version("v3", "gate_failed")]
+    adapter, unneeded = StoredDirectory("w-v2", 400, "w-v1"), StoredDirectory("w-v3", 400, "w-v1")
+    models = [StoredDirectory("w-v1", 400), adapter, unneeded]
+
+    def names_to_delete(of: list[RetainableVersion]) -> set[str]:
+        return {each.name for each in decide_retention(of, NOTHING, models, [], NOW, R) if each.delete}
+
+    assert names_to_delete(versions) == {"w-v3"}
+    versions[1] = version("v2", "rolled_back")
+    assert names_to_delete(versions) == {"w-v1", "w-v2", "w-v3"}

@@ -209,3 +209,48 @@ def test_a_pytest_suite_without_pytest_is_rejected_with_a_hint(monkeypatch):
     with pytest.raises(errors.TestSuiteError, match=r"not installed.*pip install pytest"):
         parse_suite({"kind": "pytest", "files": {"test_x.py": TESTS}})
     pytest_suites.find_packages.cache_clear()
+
+
+NODE = {"$new": ["Node", [1], {}, {"next": {"$ref": "a"}}]}
+SHARED = {"shared": {"a": NODE}, "call": "f", "args": [{"$ref": "a"}], "expect": {"$ref": "a"}}
+
+
+def test_shared_values_go_into_the_sandbox_beside_the_arguments_that_refer_to_them():
+    after = {"args_after": [{"$ref": "a"}], "shared_after": {"a": [{"$ref": "a"}]}}
+    suite = parse_suite(make_suite(SHARED, {**SHARED, "shared": {"a": [{"$ref": "a"}]}, **after}))
+    node = {...: ("Node", [1], {}, {"next": (..., "a")})}
+    assert [case.inputs() for case in suite.cases] == [
+        ("call", "f", [(..., "a")], {}, {"a": node}),
+        ("call", "f", [(..., "a")], {}, {"a": [(..., "a")]}, "arguments"),
+    ]
+    assert suite.cases[0].expected.value == ["R", "a"]
+    assert suite.cases[1].expected.arguments == [
+        "l",
+        [["R", "a"], ["d", [[["s", "a"], ["l", [["R", "a"]]]]]]],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"shared": {}}, "there is no shared value a"),
+        ({"expect": [{"$ref": "b"}]}, "there is no shared value b"),
+        ({"shared": {"a": {"$new": ["Node", [{"$ref": "a"}]]}}}, "needs the object that it makes"),
+        ({"shared": {"a": 3}}, "only objects, lists and dicts are shared"),
+        ({"shared": {"a": {"$function": "abs"}}}, "only objects, lists and dicts are shared"),
+        ({"shared": {"a": [{"$enum": ["Color", "RED"]}]}}, "describe what is expected"),
+        ({"shared": {"a b": NODE}}, "must be an identifier"),
+        ({"shared": [NODE]}, "'shared' must be an object"),
+        ({"args": [{"$ref": 3}]}, "the name of a shared value"),
+        ({"args_after": []}, "come together"),
+        ({"args_after": [], "shared_after": {}}, "an object with all shared values"),
+    ],
+)
+def test_an_invalid_shared_value_is_named(change, complaint):
+    with pytest.raises(errors.TestSuiteError, match=complaint):
+        parse_suite(make_suite({**SHARED, **change}))
+
+
+def test_constructors_of_shared_values_may_need_each_other_in_any_order_of_names():
+    shared = {"a": {"$new": ["Edge", [{"$ref": "b"}]]}, "b": {"$new": ["Node", []]}}
+    assert parse_suite(make_suite({**SHARED, "shared": shared})).cases[0].shared

@@ -645,16 +645,139 @@ NEEDS = {
 }
 
 
+NODES = """
+class Node:
+    def __init__(self, label=None, follower=None, successors=(), predecessors=()):
+        self.label, self.next = label, follower
+        self.successors, self.predecessors = list(successors), list(predecessors)
+
+"""
+FAULTS = {
+    "two arguments that are one node": (
+        NODES,
+        """
+        def is_reachable(first_node, last_node):
+            known, pending = {first_node}, [first_node]
+            while pending:
+                node = pending.pop(0)
+                if node is last_node:
+                    return True
+                further = [other for other in node.successors if other not in known]
+                known.update(further)
+                pending.extend(further)
+            return False
+        """,
+        ("pending.extend(further)", "pending.extend(further[:1])"),
+    ),
+    "edges seen from both ends": (
+        NODES,
+        """
+        def arrange(nodes):
+            done = [node for node in nodes if not node.predecessors]
+            for node in done:
+                for other in node.successors:
+                    if other not in done and all(part in done for part in other.predecessors):
+                        done.append(other)
+            return done
+        """,
+        ("all(", "any("),
+    ),
+    "what is known of two nodes": (
+        NODES,
+        """
+        def measure(costs, first_node, last_node):
+            best, pending = {first_node: 0}, [first_node]
+            while pending:
+                node = pending.pop(0)
+                for other in node.successors:
+                    cost = best[node] + abs(costs[node, other])
+                    if other not in best or cost < best[other]:
+                        best[other] = cost
+                        pending.append(other)
+            return best.get(last_node, -1)
+        """,
+        ("best[node] + abs(", "0 * best[node] + abs("),
+    ),
+    "a list that ends in a circle": (
+        NODES,
+        """
+        def has_circle(node):
+            slow = fast = node
+            while fast is not None and fast.next is not None:
+                slow, fast = slow.next, fast.next.next
+                if slow is fast:
+                    return True
+            return False
+        """,
+        ("return True", "return slow is not node"),
+    ),
+    "values and signs in an order": (
+        "",
+        """
+        def evaluate(tokens):
+            known = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
+            waiting = []
+            for token in tokens:
+                if isinstance(token, int):
+                    waiting.append(token)
+                else:
+                    right = waiting.pop()
+                    waiting.append(known[token](waiting.pop(), right))
+            return waiting.pop()
+        """,
+        ("(waiting.pop(), right)", "(right, waiting.pop())"),
+    ),
+    "texts with parts in common": (
+        "",
+        """
+        def count_common(a, b):
+            rows = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
+            for i, x in enumerate(a):
+                for j, y in enumerate(b):
+                    rows[i + 1][j + 1] = rows[i][j] + 1 if x == y else max(rows[i][j + 1], rows[i + 1][j])
+            return rows[-1][-1]
+        """,
+        ("rows[i][j] + 1", "rows[i][j + 1] + 1"),
+    ),
+    "pairs as keys": (
+        "",
+        """
+        def spread(source, costs):
+            known = {end: 1000 for pair in costs for end in pair}
+            known[source] = 0
+            for _ in known:
+                for (start, end), cost in costs.items():
+                    known[end] = min(known[end], known[start] + abs(cost))
+            return known
+        """,
+        ("known[start] + abs(cost)", "known[source] + abs(cost)"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults_that_only_related_inputs_show_are_refused(name: str) -> None:
+    classes, function, (right, wrong) = FAULTS[name]
+    source = classes + dedent(function)
+    recording = record(source)
+    assert recording.measurement.status == "usable", recording.measurement
+    suite, settings = parse_suite(recording.document), load_settings()
+    assert run_suite(source, suite, settings).test_pass_rate == 1
+    assert run_suite(source.replace(right, wrong), suite, settings).test_pass_rate < 1
+
+
 @pytest.mark.parametrize("name", NEEDS)
 def test_inputs_that_fit_together_are_drawn(name: str) -> None:
     recording = record(NEEDS[name])
     assert recording.measurement.status == "usable", recording.measurement
 
 
-def test_a_source_that_prints_more_than_it_may_fails_its_own_suite() -> None:
-    recording = record("""
+@pytest.mark.parametrize("call", ["print(", "write = sys.stderr.write; write("])
+def test_a_source_that_prints_more_than_it_may_fails_its_own_suite(call: str) -> None:
+    recording = record(f"""
+        import sys
         def shout(n):
-            print("a" * 300_000)
+            {call}"a" * 300_000)
             return n * 3
         """)
     assert recording.measurement.status == "mismatch"

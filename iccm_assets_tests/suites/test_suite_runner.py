@@ -144,6 +144,92 @@ def memory(): raise MemoryError
 """
 
 
+GRAPH = """
+class Node:
+    def __init__(self, name, edges=None):
+        self.name, self.edges = name, edges or []
+
+class Copy(Node):
+    pass
+
+def meets(start, goal):
+    seen, pending = set(), [start]
+    while pending:
+        node = pending.pop()
+        if node is goal:
+            return True
+        if node not in seen:
+            seen.add(node)
+            pending += node.edges
+    return False
+
+def last(nodes):
+    return nodes[-1]
+
+def copied(nodes):
+    return Node(nodes[-1].name, nodes[-1].edges)
+
+def cut(node):
+    node.edges.clear()
+
+def same(left, right):
+    left.append(1)
+    return left is right
+
+class Walk:
+    def __init__(self, node):
+        self.node = node
+    def step(self):
+        self.node = self.node.edges[0]
+        return self.node
+"""
+CIRCLE = {
+    "a": {"$new": ["Node", ["a"], {}, {"edges": [{"$ref": "b"}]}]},
+    "b": {"$new": ["Node", ["b"], {}, {"edges": [{"$ref": "a"}]}]},
+    "c": {"$new": ["Node", ["c"]]},
+}
+A, B, C = ({"$ref": name} for name in "abc")
+
+
+def describe_circle(**edges):
+    """Return what the shared nodes are after a call that leaves them these edges."""
+    edges = {"a": [B], "b": [A], "c": []} | edges
+    return {name: {"$object": ["Node", {"name": name, "edges": edges[name]}]} for name in edges}
+
+
+@pytest.mark.parametrize(
+    ("case", "verdict"),
+    [
+        ({"call": "meets", "args": [A, B], "expect": True}, "passed"),
+        ({"call": "meets", "args": [A, C], "expect": False}, "passed"),
+        ({"call": "meets", "args": [A, {"$new": ["Node", ["b"]]}], "expect": False}, "passed"),
+        ({"call": "last", "args": [[A, B]], "expect": B}, "passed"),
+        ({"call": "last", "args": [[A, B]], "expect": A}, "failed"),
+        ({"call": "copied", "args": [[A, B]], "expect": B}, "failed"),
+        ({"call": "cut", "args": [A], "expect": None, "shared_after": describe_circle(a=[])}, "passed"),
+        ({"call": "cut", "args": [A], "expect": None, "shared_after": describe_circle()}, "failed"),
+        ({"call": "cut", "args": [A], "expect": None, "shared_after": describe_circle(a=[], b=[])}, "failed"),
+        ({"new": "Walk", "args": [A], "steps": [{"call": "step", "expect": B}]}, "passed"),
+        ({"new": "Walk", "args": [A], "steps": [{"call": "step", "expect": C}]}, "failed"),
+    ],
+)
+def test_cases_whose_values_refer_to_each_other(case, verdict, settings):
+    after = {"args_after": case["args"]} if "shared_after" in case else {}
+    assert verdicts(GRAPH, [{**case, **after, "shared": CIRCLE}], settings) == [verdict]
+
+
+def test_a_list_that_two_arguments_share_is_one_list(settings):
+    own = {"call": "same", "args": [[], []], "expect": False}
+    shared = {"shared": {"x": [0]}, "call": "same", "args": [{"$ref": "x"}] * 2, "expect": True}
+    after = {"args_after": shared["args"], "shared_after": {"x": [0, 1]}}
+    assert verdicts(GRAPH, [own, {**shared, **after}, own], settings) == ["passed"] * 3
+
+
+def test_an_implementation_without_the_class_of_a_shared_value_fails(settings):
+    case = {"call": "meets", "args": [A, B], "expect": True, "shared": CIRCLE}
+    assert verdicts("def meets(start, goal):\n    return True\n", [case], settings) == ["error"]
+
+
 @pytest.mark.parametrize(
     ("call", "raises", "verdict"),
     [

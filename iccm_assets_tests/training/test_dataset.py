@@ -4,6 +4,7 @@ import gzip
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -192,3 +193,37 @@ def test_an_unreadable_rehearsal_file_is_an_input_error(tmp_path: Path) -> None:
     for name in ("cut.gz", "not.gz", "latin.jsonl", "missing.jsonl"):
         with pytest.raises(InputError, match=name.replace(".", r"\.")):
             load_rehearsal(str(tmp_path / name))
+
+
+def test_own_answers_are_trained_on_never_validated_with_and_rehearsed_against() -> None:
+    new = [TrainingExample(i, f"source {i}", f"text {i}", "new", "pool") for i in range(20)]
+    own = [TrainingExample(i, f"source {i}", f"own {i}", "self", "sampled") for i in range(25)]
+    plain = compose_dataset(new, [], [], rehearsal_fraction=0.0, validation_share=0.2, seed=1)
+    dataset = compose_dataset(new, [], [], rehearsal_fraction=0.0, validation_share=0.2, seed=1, own=own)
+    validated = {row.source_code for row in dataset.with_roles("validation")}
+    assert dataset.with_roles("validation") == plain.with_roles("validation") and len(validated) == 4
+    assert len(dataset.with_roles("self")) == 21
+    assert not validated & {row.source_code for row in dataset.with_roles("self")}
+    repeated = [TrainingExample(i, f"source {i}", f"text {i}", "self", "sampled") for i in range(20)]
+    again = compose_dataset(new, [], [], rehearsal_fraction=0.0, validation_share=0.2, seed=1, own=repeated)
+    assert again.digest == plain.digest
+    sample = [TrainingExample(None, f"s{i}", f"t{i}", "rehearsal", "sample/a") for i in range(200)]
+    rehearsed = compose_dataset(
+        new, sample, [], rehearsal_fraction=0.5, validation_share=0.1, seed=1, own=own
+    )
+    assert rehearsed.counts["origin sample"] == 45
+
+
+def test_a_set_without_rejected_answers_has_the_digest_it_had_before_there_were_any(tmp_path: Path) -> None:
+    rows = (
+        TrainingExample(1, "a", "b", "new", "pool"),
+        TrainingExample(None, "c", "d", "rehearsal", "sample/x"),
+    )
+    plain = Dataset(rows, 3)
+    assert plain.digest == "3524a872b06cea3b1ff82eee3ec880812faa40e227e600287f06db5b41bb6486"
+    pairs = Dataset((replace(rows[0], rejected="worse"), rows[1]), 3)
+    assert pairs.digest != plain.digest
+    store = DatasetStore(tmp_path)
+    for dataset in (plain, pairs):
+        store.write(dataset)
+        assert store.load(dataset.digest) == dataset

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
@@ -8,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,82 +17,19 @@ from iccm_assets.errors import CorruptCheckpointError, TrainingDivergedError
 from iccm_assets.governance.dataset_erasure import rewrite_datasets
 from iccm_assets.registry import model_store, versions
 from iccm_assets.registry.model_store import ModelStore
-from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.settings import Settings
-from iccm_assets.training.dataset import read_dataset
 from iccm_assets.training.reproducibility import (
     LineCallback,
-    ReproductionReport,
-    reproduce_version,
     run_streaming,
     temporary_workspace,
     train_in_subprocess,
 )
 from iccm_assets.training.trainer_worker import train
 from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome
-from iccm_assets_tests.factories.platform_rows import conversation, training_run
 from iccm_assets_tests.factories.training_jobs import tiny_job
+from iccm_assets_tests.factories.training_platforms import TrainingPlatform, train_again
 
 VERIFY = [sys.executable, "-c", "from iccm_assets.cli.main import main; main()", "verify"]
-
-
-def train_again(job: TrainingJob, on_line: LineCallback) -> TrainingOutcome:
-    return train(job, progress=lambda point: on_line(point.to_log_line()))
-
-
-def fail_if_trained(job: TrainingJob, on_line: LineCallback) -> TrainingOutcome:
-    pytest.fail("it was trained although its records rule that out")
-
-
-@dataclass
-class TrainingPlatform:
-    """A platform with versions trained by tiny jobs, and their verification."""
-
-    engine: sa.Engine
-    settings: Settings
-
-    def version(self, job: TrainingJob) -> ModelVersion:
-        """Train a version and register it with its lineage."""
-        outcome = train(job)
-        examples = {
-            example.conversation_id: example.role
-            for example in read_dataset(Path(job.dataset)).examples
-            if example.conversation_id is not None
-        }
-        with self.engine.begin() as conn:
-            version = versions.register_version(
-                conn, digest=outcome.digest, path=outcome.path, parent=None, status="candidate"
-            )
-            for number in examples:
-                if not conn.execute(
-                    sa.text("select from iccm.conversations where id = :id"), {"id": number}
-                ).all():
-                    conversation(conn, number, pool=False, filtered=False)
-            training_run(
-                conn,
-                int(job.run_id),
-                version.version,
-                examples=examples,
-                dataset_digest=outcome.dataset_digest,
-            )
-        return version
-
-    def verify(self, version: ModelVersion, **options: object) -> ReproductionReport:
-        options.setdefault("train", fail_if_trained)
-        return reproduce_version(self.engine, self.settings.home, version, **options)  # type: ignore[arg-type]
-
-    def state(self) -> tuple[str, str]:
-        """Return fingerprints of every file of the home and every row that a verification reads."""
-        files = hashlib.sha256()
-        for path in sorted(self.settings.home.rglob("*")):
-            files.update(f"{path} {path.stat().st_mode}".encode())
-            files.update(path.read_bytes() if path.is_file() else b"")
-        with self.engine.connect() as conn:
-            rows = [
-                conn.execute(sa.text(f"select xmin, * from iccm.{table} order by 2")).all()
-                for table in ("model_versions", "phase4_training_runs", "conversations")
-            ]
-        return files.hexdigest(), repr(rows)
 
 
 @pytest.fixture

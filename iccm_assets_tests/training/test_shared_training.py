@@ -42,6 +42,21 @@ def test_the_weights_are_those_of_a_training_in_the_first_home_bit_for_bit(url: 
     assert read_tree(third) == read_tree(Path(local.path))
 
 
+def test_an_adapter_is_trained_on_where_neither_it_nor_its_base_was_before(url: str, tmp_path: Path) -> None:
+    job = tiny_job(tmp_path / "first", method="lora", epochs=1)
+    first = train(job)
+    second = job.model_copy(update={"base": first.path, "run_id": "2"})
+    local = train(second)
+    for path in map(Path, (job.base, first.path, job.dataset)):
+        ObjectStorage(url).publish(path.parent.name, path.name, path)
+        remove_tree(path)
+    shared = train(second.model_copy(update={"home": str(tmp_path / "node"), "storage": url}))
+    assert (shared.digest, shared.base_digest) == (local.digest, Path(job.base).name)
+    third = ModelStore.open(load_settings(home=tmp_path / "third", storage=url))
+    assert third.verify(shared.digest).base_digest == Path(job.base).name
+    assert third.list_digests() == sorted([Path(job.base).name, shared.digest])
+
+
 def test_inputs_that_the_storage_lacks_are_named_before_anything_is_trained(url: str, tmp_path: Path) -> None:
     job = tiny_job(tmp_path / "first").model_copy(update={"home": str(tmp_path / "node"), "storage": url})
     share(job, url)

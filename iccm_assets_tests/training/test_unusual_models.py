@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 
 from iccm_assets.errors import ModelError
 from iccm_assets.models.generation import generate, load_model
+from iccm_assets.training.parent_model import merge_adapter
 from iccm_assets.training.trainer_worker import train
 from iccm_assets_tests.factories.training_jobs import tiny_job
 from iccm_assets_tests.factories.unusual_models import UNUSABLE, UNUSUAL, bfloat16, short_gpt2, tied
@@ -33,16 +33,24 @@ def test_an_unusual_model_is_trained_published_loaded_and_reads_a_truncated_sour
 
 
 @pytest.mark.parametrize("make", [tied, bfloat16, short_gpt2])
-def test_adapters_on_an_unusual_model_are_merged_into_float32_weights(
+def test_an_adapter_of_an_unusual_model_gives_the_logits_of_its_merged_float32_weights(
     make: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     job = tiny_job(tmp_path, make, epochs=1, method="lora")
     outcome = train(job)
     assert outcome.weight_change.relative > 0
-    before, after = load_model(job.base).model.state_dict(), load_model(outcome.path).model.state_dict()
+    merged = merge_adapter(Path(outcome.path), Path(job.base), device="cpu").model
+    assert {weight.dtype for weight in merged.parameters()} == {torch.float32}
+    before, after = load_model(job.base).model.state_dict(), merged.state_dict()
     assert before.keys() == after.keys()
-    assert json.loads((Path(outcome.path) / "config.json").read_text())["dtype"] == "float32"
-    assert not list(Path(outcome.path).glob("adapter*"))
+    ids = torch.tensor([[5, 6, 7, 8]])
+    extra = {"decoder_input_ids": ids} if merged.config.is_encoder_decoder else {}
+    with torch.inference_mode():
+        expected = load_model(outcome.path, device="cpu").model(input_ids=ids, **extra).logits
+        assert torch.allclose(merged(input_ids=ids, **extra).logits, expected, atol=1e-5)
+        assert not torch.allclose(
+            load_model(job.base).model(input_ids=ids, **extra).logits, expected, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("make", UNUSABLE)

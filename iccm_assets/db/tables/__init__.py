@@ -30,6 +30,7 @@ from iccm_assets.db.tables.rollout import (
     gateway_replicas,
     gateway_tokens,
     platform,
+    registry_events,
     rollback_events,
     rollout_pairs,
     rollout_samples,
@@ -48,6 +49,7 @@ from iccm_assets.db.tables.training import (
     model_versions,
     phase4_training_runs,
     quality_measurements,
+    sampled_answers,
     training_run_examples,
 )
 
@@ -81,12 +83,14 @@ __all__ = [
     "pool_days",
     "quality_measurements",
     "reconstructions",
+    "registry_events",
     "requests",
     "requirements",
     "rollback_events",
     "rollout_pairs",
     "rollout_samples",
     "rollouts",
+    "sampled_answers",
     "test_suites",
     "training_run_examples",
 ]

@@ -231,6 +231,26 @@ alert_deliveries = Table(
     comment="Delivery of one alert to one channel: locked, sent and marked in one transaction.",
 )
 
+registry_events = Table(
+    "registry_events",
+    metadata,
+    id_column(),
+    # One of the two; what they say is in their rows, which never change.
+    Column("deployment_event_id", BigInteger, ForeignKey("iccm.deployment_events.id", ondelete="CASCADE")),
+    Column("verdict_id", BigInteger, ForeignKey("iccm.gate_verdicts.id", ondelete="CASCADE")),
+    timestamp_column("created_at", default=True),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    timestamp_column("last_attempt_at"),
+    timestamp_column("delivered_at"),
+    text_column("last_error"),
+    UniqueConstraint("deployment_event_id"),
+    UniqueConstraint("verdict_id"),
+    CheckConstraint("(deployment_event_id is null) <> (verdict_id is null)", name="decision"),
+    CheckConstraint("attempts >= 0", name="attempts"),
+    Index("registry_events_undelivered_idx", "id", postgresql_where=text("delivered_at is null")),
+    comment="Outbox of verdicts and deployment events for an MLflow registry, one row per decision.",
+)
+
 platform = Table(
     "platform",
     metadata,

@@ -41,7 +41,7 @@ TRAINING_STATUSES = (
     "failed",
 )
 VERDICTS = ("pass", "fail", "inconclusive")
-EXAMPLE_ROLES = ("new", "rehearsal", "validation")
+EXAMPLE_ROLES = ("new", "rehearsal", "self", "validation")
 VERSION_STATUSES = (
     "candidate",
     "gate_failed",
@@ -133,10 +133,47 @@ training_run_examples = Table(
     metadata,
     Column("training_run_id", BigInteger, ForeignKey("iccm.phase4_training_runs.id"), primary_key=True),
     Column("conversation_id", BigInteger, ForeignKey("iccm.conversations.id"), primary_key=True),
-    text_column("role", null=False),
+    text_column("role", null=False, key=True),
+    # The answer that an example of the role `self` is (L12).
+    Column("sampled_answer_id", BigInteger, ForeignKey("iccm.sampled_answers.id")),
     enum_check("role", EXAMPLE_ROLES),
+    CheckConstraint("(role = 'self') = (sampled_answer_id is not null)", name="sampled_answer"),
     Index(None, "conversation_id"),
     comment="Conversation used by a training run, with its role.",
+)
+
+# The cache of sampling, and the lineage of what was learned from it. An erasure takes the text (L12).
+sampled_answers = Table(
+    "sampled_answers",
+    metadata,
+    id_column(),
+    Column("conversation_id", BigInteger, ForeignKey("iccm.conversations.id"), nullable=False),
+    Column("model_version", Text, ForeignKey("iccm.model_versions.version"), nullable=False),
+    text_column("model_digest", null=False),
+    text_column("source_sha256", null=False),
+    text_column("suite_sha256", null=False),
+    text_column("decoding", null=False),
+    # 0: the greedy answer, which has no seed.
+    Column("sample", Integer, nullable=False),
+    Column("seed", BigInteger, nullable=False, server_default=text("0")),
+    # Null: erased.
+    text_column("text"),
+    text_column("content_sha256", null=False),
+    fraction_column("test_pass_rate"),
+    fraction_column("implementation_variance"),
+    # Why it can be no example, whatever its score.
+    text_column("rejection"),
+    text_column("orchestra", null=False),
+    text_column("judge_version", null=False),
+    timestamp_column("created_at", default=True),
+    CheckConstraint("sample >= 0 and seed >= 0", name="counts"),
+    *range_check("test_pass_rate", "implementation_variance"),
+    UniqueConstraint(
+        *("conversation_id", "source_sha256", "suite_sha256", "model_digest", "decoding", "sample", "seed"),
+        *("orchestra", "judge_version"),
+        name="sampled_answers_cache_key",
+    ),
+    comment="Answer that a version gave to be learned from.",
 )
 
 # Keyed by the model digest, not by the version: a result may be older than the version's row (E1).

@@ -254,6 +254,29 @@ def alert_delivery_sensor(context: dg.SensorEvaluationContext, platform: Platfor
     return dg.SkipReason(report.summary())
 
 
+@dg.sensor(
+    minimum_interval_seconds=30,
+    default_status=RUNNING,
+    description="Mirrors verdicts, promotions and rollbacks to the registered model of ICCM_MLFLOW_MODEL.",
+)
+def registry_mirror_sensor(context: dg.SensorEvaluationContext, platform: PlatformResource) -> dg.SkipReason:
+    from iccm_assets.errors import IccmError
+    from iccm_assets.governance import registry_mirror
+
+    engine, settings = platform.engine, platform.settings
+    if not settings.mlflow_model:
+        return dg.SkipReason("ICCM_MLFLOW_MODEL names no registered model")
+    if not registry_mirror.has_due_decisions(engine, settings):
+        return dg.SkipReason(f"{registry_mirror.count_pending_decisions(engine)} decisions wait, none is due")
+    try:
+        report = registry_mirror.run_mirror_process(engine, settings)
+    except IccmError as error:
+        context.log.warning(error.message)
+        return dg.SkipReason(error.message)
+    (context.log.warning if report.error else context.log.info)(report.summary())
+    return dg.SkipReason(report.summary())
+
+
 @dg.run_failure_sensor(
     default_status=RUNNING,
     description="Raises one alert for each failed Dagster run of this platform.",

@@ -15,6 +15,7 @@ from iccm_assets.defs.workers import WorkerClient
 if TYPE_CHECKING:
     from iccm_assets.registry.versions import ModelVersion
     from iccm_assets.retraining.pipeline import TrainingPlan
+    from iccm_assets.training.sampling import SamplingJob, SamplingReport
 
 
 @dg.asset(
@@ -51,6 +52,9 @@ def base_model(context: dg.AssetExecutionContext, platform: PlatformResource) ->
     owners=OWNERS,
     code_version=code_version(
         *("training.finetuning", "training.dataset", "training.checkpoint_export"),
+        *("training.whole_model", "training.adapter_training", "training.training_method"),
+        *("training.preference_training", "training.sampling"),
+        *("retraining.self_examples", "retraining.preferences"),
         *("retraining.example_selection", "retraining.pipeline"),
     ),
     pool="training",
@@ -66,8 +70,11 @@ def fine_tuned_checkpoint(
 ) -> Iterator[dg.MaterializeResult[None]]:
     """A candidate: the production model fine-tuned on selected pool examples and rehearsal examples.
 
-    A separate process trains it, here or on a cluster; it is published under the digest of its content. With
-    fewer examples than the minimum nothing trains and the run ends here, without an output.
+    It is a whole model, or an adapter of one, the default above a billion weights. A separate process trains
+    it, here or on a cluster; it is published under the digest of its content. With the objective `rft`
+    production answers recent sources itself before, in a process of its own, and the best of these answers
+    are examples, too. With fewer examples than the minimum nothing trains and the run ends here, without an
+    output.
     """
     from iccm_assets.reporting.formatting import markdown_image
     from iccm_assets.reporting.plots import plot_loss_curve
@@ -79,7 +86,9 @@ def fine_tuned_checkpoint(
         if isinstance(claimed, pipeline.SkippedRun):
             context.log.info(claimed.reason)
             return
-        plan = pipeline.prepare_training(platform.engine, platform.settings, claimed)
+        sampling = pipeline.plan_sampling(platform.engine, platform.settings, claimed)
+        report = None if sampling is None else _sample(context, platform, workers, sampling)
+        plan = pipeline.prepare_training(platform.engine, platform.settings, claimed, sampling, report)
         context.log.info(plan.reason)
         if isinstance(plan, pipeline.SkippedRun):
             return
@@ -92,6 +101,7 @@ def fine_tuned_checkpoint(
         )
         outcome = pipeline.locate_outcome(platform.model_store, parse_reply(messages))
         candidate = pipeline.register_candidate(platform.engine, claimed, plan, outcome)
+    pipeline.name_tracked_runs(candidate, outcome, platform.settings, context.log.warning)
     yield dg.MaterializeResult(
         metadata={
             **with_markdown(pipeline.candidate_metadata(candidate, plan, outcome)),
@@ -100,6 +110,26 @@ def fine_tuned_checkpoint(
         },
         data_version=dg.DataVersion(candidate.digest),
     )
+
+
+def _sample(
+    context: dg.AssetExecutionContext,
+    platform: PlatformResource,
+    workers: WorkerClient,
+    job: "SamplingJob",
+) -> "SamplingReport":
+    """Let production answer the sources of the job, and log what came of it."""
+    from iccm_assets.training.sampling import parse_reply
+
+    messages = workers.run(
+        context,
+        platform,
+        "iccm_assets.training.sampling_worker",
+        {"job": job.model_dump(mode="json")},
+    )
+    report = parse_reply(messages)
+    context.log.info(report.to_log_line())
+    return report
 
 
 def _links(
