@@ -151,8 +151,8 @@ def test_swaps_in_process_lose_and_mix_no_request(models, tmp_path) -> None:
     run_in_process(models, tmp_path, 12)
 
 
-def test_swaps_on_a_model_server_lose_and_mix_no_request(models, server, tmp_path) -> None:
-    run_on_server(models, server, tmp_path, 12)
+def test_swaps_of_two_replicas_on_a_model_server_lose_and_mix_no_request(models, server, tmp_path) -> None:
+    run_on_server(models, server, tmp_path, 12, replicas=2)
 
 
 @pytest.mark.slow
@@ -163,7 +163,5 @@ def test_two_hundred_swaps_in_process_lose_and_mix_no_request(models, tmp_path) 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_two_hundred_swaps_of_two_replicas_on_a_model_server_lose_and_mix_no_request(
-    models, server, tmp_path
-) -> None:
-    run_on_server(models, server, tmp_path, 200, replicas=2)
+def test_two_hundred_swaps_on_a_model_server_lose_and_mix_no_request(models, server, tmp_path) -> None:
+    run_on_server(models, server, tmp_path, 200)

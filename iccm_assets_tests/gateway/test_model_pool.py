@@ -108,10 +108,10 @@ def test_what_other_replicas_have_loaded_is_known_from_the_database(fresh: sa.En
             ),
             {"failed": json.dumps({})},
         )
-    told: list[tuple[list[str], list[str]]] = []
+    calls: list[tuple[list[str], list[str]]] = []
 
     def set_required(required: list[ModelLocation], elsewhere: list[ModelLocation]) -> None:
-        told.append(([model.digest for model in required], [model.digest for model in elsewhere]))
+        calls.append(([model.digest for model in required], [model.digest for model in elsewhere]))
 
     models = SimpleNamespace(startup_complete=False, ready={}, failed={}, set_required=set_required)
     sync = RoutingSync(
@@ -119,7 +119,7 @@ def test_what_other_replicas_have_loaded_is_known_from_the_database(fresh: sa.En
         on_refresh=lambda: None, poll_seconds=0.1, keep_previous_warm=True, tokens=TokenStore(),
     )  # fmt: skip
     sync.start()
-    eventually(lambda: told)
+    eventually(lambda: calls)
     sync.stop()
-    assert told[0] == (["d-v1"], ["d-v1", "d-v3"])
+    assert calls[0] == (["d-v1"], ["d-v1", "d-v3"])
     assert sync.routing is not None and sync.routing.ready_everywhere == {"v1", "v3"}
