@@ -78,6 +78,21 @@ def test_the_metadata_contains_verdict_matrix_heat_map_and_latency() -> None:
     assert "| v2 | output token | 100 | 0.5 | 0.5 | 0.5 |" in metadata["latency"]["raw_value"]
 
 
+def test_trackers_get_the_gate_and_both_versions_in_figures_by_slice() -> None:
+    measured_outcome = outcome()
+    numbers = {"bound": 0.0, "confidence": 0.97}
+    rules = (RuleResult("improvement", "pass", "better", numbers), *measured_outcome.verdict.rules)
+    verdict = replace(measured_outcome.verdict, rules=rules)
+    figures = evaluation_report.tracked_figures(replace(measured_outcome, verdict=verdict))
+    assert figures["gate/improvement"] == 0.1
+    assert (figures["gate/improvement_bound"], figures["gate/improvement_confidence"]) == (0.0, 0.97)
+    assert figures["gate/candidate_test_pass_rate"] == pytest.approx(1.75 / 3)
+    assert figures["gate/production_implementation_variance"] == pytest.approx(0.01)
+    assert figures["gate/candidate_slice/strings"] == 0.75
+    assert figures["gate/production_latency_ms_p95"] > 90
+    assert all(isinstance(value, float) for value in figures.values())
+
+
 def test_few_holdout_sessions_are_reported_and_not_compared() -> None:
     assert evaluation_report.describe_holdout(outcome(holdout=19)) == (
         "production holdout: 19 of 19 recent sessions scored for both versions; "

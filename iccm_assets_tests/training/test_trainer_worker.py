@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -242,7 +243,7 @@ def test_under_dagster_losses_are_logged_and_observed_and_the_outcome_or_error_i
     tmp_path: Path,
 ) -> None:
     good, bad = (
-        tiny_job(tmp_path, epochs=1),
+        tiny_job(tmp_path, epochs=1, report_to="wandb", report_timeout_seconds=100),
         tiny_job(tmp_path, epochs=1, learning_rate=1e-30, weight_decay=0.0),
     )
     messages: dict[str, list] = {}
@@ -263,13 +264,17 @@ def test_under_dagster_losses_are_logged_and_observed_and_the_outcome_or_error_i
 
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize([probe], resources={"pipes": dg.PipesSubprocessClient()}, instance=instance)
-        logged = [entry.user_message for entry in instance.all_logs(result.run_id)]
+        entries = instance.all_logs(result.run_id)
+        logged = [entry.user_message for entry in entries]
         [first, *_] = instance.fetch_observations(dg.AssetKey("probe"), limit=99, ascending=True).records
     # One in 30 seconds: each of the two trainings takes less, unless the machine is very busy.
     assert 1 <= observed[0] < observed[1] <= 6
     assert first.asset_observation is not None
     measured = {name: entry.value for name, entry in first.asset_observation.metadata.items()}
     assert measured.keys() == {"step", "total_steps", "epoch", "validation_loss"}
+    # The tracker is not installed: the training is as good as without it.
+    [warning] = [entry.user_message for entry in entries if entry.level == logging.WARNING]
+    assert warning.startswith("wandb does not show this run completely") and "installed" in warning
     outcome = parse_reply(messages["good"])
     assert candidates(good) == {outcome.digest}
     assert [line for line in logged if re.match(r"step \d+/\d+ epoch [\d.]+ loss [\d.]+", line)]
