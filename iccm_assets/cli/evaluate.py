@@ -142,6 +142,7 @@ def _import_candidate(engine: Engine, settings: Settings, directory: str) -> str
             parent=production.version if production else None,
             status="candidate",
             metrics={"imported_from": directory},
+            base_digest=stored.manifest.base_digest,
         )
     return registered.version
 

@@ -65,6 +65,8 @@ def _print_version(version: VersionLineage, all_rows: bool) -> None:
     created = f"created {version.created_at:%Y-%m-%d %H:%M} UTC"
     print_line(f"[bold]{version.version}[/] {version.status}, {created}{deployed}")
     print_line(f"digest {version.digest}\nfiles  {escape(version.path)}")
+    if version.base_digest is not None:
+        print_line(f"base   {version.base_digest}, which this adapter changes")
     if (run := version.run) is not None:
         cause = f"run    {run['id']} ({run['trigger']}, {escape(run['trigger_key'])}): {run['status']}"
         print_line(f"{cause}, dataset {run['dataset_digest'] or '-'}")

@@ -24,7 +24,10 @@ from iccm_assets.settings import get_settings
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One row of `model_versions`; its path is absolute in this process's home."""
+    """One row of `model_versions`; its path is absolute in this process's home.
+
+    Its kind is ``full``, or ``adapter`` with the digest of the whole model that it changes.
+    """
 
     version: str
     parent_version: str | None
@@ -34,6 +37,8 @@ class ModelVersion:
     metrics: dict[str, Any]
     created_at: datetime
     deployed_at: datetime | None
+    kind: str = "full"
+    base_digest: str | None = None
 
 
 PRODUCTION = "production"
@@ -94,9 +99,11 @@ def register_version(
     parent: str | None,
     status: str,
     metrics: dict[str, Any] | None = None,
+    base_digest: str | None = None,
 ) -> ModelVersion:
     """Register a published model; the same digest with the same parent keeps its name.
 
+    With a ``base_digest`` it is an adapter of that model.
     Names count up: ``v1-1a2b3c4d``, ``v2-…``; the second part is the start of the digest.
     """
     mv = t.model_versions
@@ -110,6 +117,8 @@ def register_version(
         conn.execute(
             mv.insert().values(
                 version=name,
+                kind="full" if base_digest is None else "adapter",
+                base_digest=base_digest,
                 parent_version=parent,
                 status=status,
                 digest=digest,

@@ -63,6 +63,7 @@ class VersionLineage:
     status: str
     digest: str
     path: str
+    base_digest: str | None
     parent_version: str | None
     created_at: datetime
     deployed_at: datetime | None
@@ -154,7 +155,7 @@ class ConversationLineage:
 
 _VERSION = text(
     """
-    select version, status, digest, path, parent_version, created_at, deployed_at
+    select version, status, digest, path, base_digest, parent_version, created_at, deployed_at
     from iccm.model_versions where version = :version
     """
 )

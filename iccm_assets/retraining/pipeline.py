@@ -302,6 +302,7 @@ def register_candidate(
             parent=plan.base.version,
             status="candidate",
             metrics=metrics,
+            base_digest=outcome.base_digest,
         )
         training_runs.update_run(conn, run.id, run.fence, candidate_version=candidate.version)
         lock_pool(conn)  # a rebuild between selecting and pinning could have removed a row

@@ -216,6 +216,12 @@ OTHERS: dict[str, tuple[str, list[Row], list[Row]]] = {
         [{"stage": -1}, {"revision": -1}, {"healthy_seconds": -0.1}],
         [{"stage": 0, "revision": 0, "healthy_seconds": 0.0}],
     ),
+    "model_versions_kind_check": (
+        "model_versions",
+        [{"kind": "other"}],
+        [{"kind": "full"}, {"kind": "adapter", "base_digest": "b"}],
+    ),
+    "model_versions_base_digest_check": ("model_versions", [{"kind": "adapter"}, {"base_digest": "b"}], []),
     "rollouts_different_versions_check": ("rollouts", [{"candidate": "v1"}], []),
     "sampled_answers_counts_check": ("sampled_answers", [{"sample": -1}, {"seed": -1}], [{"seed": 0}]),
     "training_run_examples_sampled_answer_check": (

@@ -65,6 +65,11 @@ model_versions = Table(
     text_column("notes"),
     timestamp_column("created_at", default=True),
     timestamp_column("deployed_at"),
+    text_column("kind", default="full"),
+    text_column("base_digest"),
+    enum_check("kind", ("full", "adapter")),
+    # An adapter changes the weights of a whole model, its base (L11).
+    CheckConstraint("(kind = 'adapter') = (base_digest is not null)", name="base_digest"),
     enum_check("status", VERSION_STATUSES),
     # At most one production version: demote, then promote, in one transaction (M1).
     Index(

@@ -48,6 +48,7 @@ def register_degraded_model(
             parent=serving.version,
             status="candidate",
             metrics={"degraded": {"noise": noise, "seed": seed, "of": serving.version}},
+            base_digest=published.manifest.base_digest,
         )
 
 
