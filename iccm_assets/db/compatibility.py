@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 # The newest revision of the oldest package that can use the schema as this package migrates it. A migration
 # that only adds (tables, columns that are null or have a default) leaves it; one that renames, removes or
 # restricts raises it to its own number. A test compares the schemas (S1).
-OLDEST_REVISION = "0019"
+OLDEST_REVISION = "0020"
 
 _COMMENT = "Revision of the schema. It serves packages whose newest revision is at least {revision}."
 _PATTERN = re.compile(r"at least (\d{4})\.$")
