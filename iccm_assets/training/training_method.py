@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from iccm_assets.errors import CorruptCheckpointError, SettingsError
-from iccm_assets.registry.hub import ADAPTER_CONFIG_FILE
+from iccm_assets.errors import CorruptCheckpointError, ModelError, SettingsError
+from iccm_assets.registry.hub import ADAPTER_CONFIG_FILE, has_manifest
 from iccm_assets.registry.weight_files import count_weights
 from iccm_assets.settings import TrainingSettings
 
@@ -37,9 +37,15 @@ def choose_method(config: TrainingSettings, parent: Path, base: Path) -> Trainin
     """Return the configuration with its method, for a parent whose weights are those of ``base``.
 
     ``base`` is the parent itself, or the whole model of an adapter. Raises ``SettingsError`` if the method
-    cannot do what is configured, ``CorruptCheckpointError`` for an unreadable file.
+    cannot do what is configured, ``CorruptCheckpointError`` for an unreadable file, ``ModelError`` if an
+    adapter could not name its base.
     """
     config = resolve_method(config, count_weights(base) if config.method == "auto" else 0)
+    if config.method == "lora" and not has_manifest(base):
+        raise ModelError(
+            f"{base} is not in the model store: an adapter names its base by the digest that it has there",
+            hint="`iccm evaluate DIR` imports it, or set ICCM_TRAINING__METHOD=full.",
+        )
     if config.method == "lora" and parent != base:
         _require_same_shape(config, read_adapter_config(parent), parent)
     return config

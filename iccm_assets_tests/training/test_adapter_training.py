@@ -19,6 +19,7 @@ from transformers import AutoConfig, Qwen2Config
 
 from iccm_assets.errors import (
     CorruptCheckpointError,
+    ModelError,
     ModelNotFoundError,
     NoWeightsChangedError,
     SettingsError,
@@ -219,6 +220,8 @@ def test_what_an_adapter_cannot_do_is_refused_before_it_is_trained(tmp_path: Pat
         resolve_method(averaged, MAX_FULL_WEIGHTS + 1)
     assert resolve_method(averaged, MAX_FULL_WEIGHTS).method == "full"
     job = lora_job(tmp_path / "home")
+    with pytest.raises(ModelError, match="is not in the model store"):
+        train(after(job, tiny_llama(tmp_path / "elsewhere"), "1"))
     adapter = train(job)
     with pytest.raises(SettingsError, match=r"are 8 and 8, but the adapter .* has 4 and 8"):
         train(after(job, adapter.path, "2", lora_r=8))
