@@ -39,6 +39,8 @@ class AdapterServer(DialectStub):
         self.base_root = ""
         self.calls: Counter[tuple[str, str, int]] = Counter()
         self._loading = threading.Lock()
+        # As on one device: requests wait for each other, and a load does not wait for all of them.
+        self._running = threading.Lock()
 
     @property
     def adapters(self) -> set[str]:
@@ -65,9 +67,10 @@ class AdapterServer(DialectStub):
         return reply
 
     def answer(self, request: dict[str, Any]) -> Reply:
-        if request["model"] not in self.dialects:
-            return _error(404, "NotFoundError", f"The model `{request['model']}` does not exist.")
-        return super().answer(request)
+        with self._running:
+            if request["model"] not in self.dialects:
+                return _error(404, "NotFoundError", f"The model `{request['model']}` does not exist.")
+            return super().answer(request)
 
     def _load(self, name: str, path: str) -> Reply:
         if name in self.paths:
