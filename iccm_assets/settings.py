@@ -849,7 +849,7 @@ class Settings(BaseSettings):
                 "ICCM_TRAINING__OBJECTIVE=dpo requires a package that is not installed: "
                 "pip install 'iccm-assets[dpo]'"
             )
-        if self.training.method != "full":
+        if self.training.method == "lora":
             raise ValueError("ICCM_TRAINING__OBJECTIVE=dpo requires ICCM_TRAINING__METHOD=full")
         return self
 

@@ -124,7 +124,7 @@ def test_deployment_events_are_append_only(engine):
         conn.execute(t.deployment_events.insert().values(event_type="noted", actor="test"))
         assert_rejected(conn, t.deployment_events.update().values(notes="rewritten"), "append-only")
         assert_rejected(conn, t.deployment_events.delete(), "append-only")
-        assert_rejected(conn, sa.text("truncate iccm.deployment_events"), "append-only")
+        assert_rejected(conn, sa.text("truncate iccm.deployment_events cascade"), "append-only")
 
 
 def test_a_stored_vector_keeps_its_float32_values(engine):
