@@ -113,16 +113,22 @@ def use_database(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def in_a_step(work: Callable[[dg.AssetExecutionContext], Any]) -> Any:
-    """Run ``work`` as the body of an asset and return its result."""
+    """Run ``work`` as the body of an asset and return its result; it gives the slot of its pool back."""
     results = []
 
-    @dg.asset
+    @dg.asset(pool="training")
     def probe(context) -> dg.MaterializeResult:
+        assert len(slots.get_concurrency_info("training").claimed_slots) == 1
         results.append(work(context))
         return dg.MaterializeResult()
 
-    with dg.DagsterInstance.ephemeral() as instance:
-        dg.materialize([probe], instance=instance)
+    with dg.instance_for_test(set_dagster_home=False) as instance:
+        slots = instance.event_log_storage
+        slots.set_concurrency_slots("training", 1)
+        try:
+            dg.materialize([probe], instance=instance)
+        finally:
+            assert not slots.get_concurrency_info("training").claimed_slots
     return results[0]
 
 
