@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PARENT_PID_ENV = "WORKER_STARTED_BY"
 EXIT_STATUS = 75
 CHECK_INTERVAL_SECONDS = 1.0
+LOWEST_PRIORITY = 19
 
 
 def parent_env() -> dict[str, str]:
@@ -95,3 +96,15 @@ def run_pipes_worker(work: Callable[[PipesContext], dict[str, Any]]) -> int:
             message = {"error": error.to_dict()}
         pipes.report_custom_message(message)
     return 0
+
+
+@contextmanager
+def lowest_priority() -> Iterator[None]:
+    """Leave the processor to others during the block: this thread, and the processes that it starts."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
+    try:
+        yield
+    finally:
+        with suppress(PermissionError):  # few users may raise the priority again
+            os.setpriority(os.PRIO_PROCESS, 0, before)

@@ -10,7 +10,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from iccm_assets.worker_process import EXIT_STATUS, PARENT_PID_ENV, parent_env
+from iccm_assets.worker_process import (
+    EXIT_STATUS,
+    LOWEST_PRIORITY,
+    PARENT_PID_ENV,
+    lowest_priority,
+    parent_env,
+)
 from iccm_assets_tests.factories.training_jobs import tiny_job
 
 PARENT_CODE = """
@@ -86,3 +92,13 @@ def test_a_process_without_a_parent_variable_continues() -> None:
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
     with_live_parent = {**environment, **parent_env()}
     assert subprocess.run([sys.executable, "-c", code], env=with_live_parent, check=False).returncode == 0
+
+
+def test_what_runs_at_the_lowest_priority_starts_processes_of_the_same() -> None:
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    read = "import os; print(os.getpriority(os.PRIO_PROCESS, 0))"
+    with lowest_priority():
+        child = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True, check=True)
+        assert int(child.stdout) == os.getpriority(os.PRIO_PROCESS, 0) == LOWEST_PRIORITY
+    if os.geteuid() == 0:
+        assert os.getpriority(os.PRIO_PROCESS, 0) == before

@@ -25,10 +25,13 @@ def backup(
     Services keep running. Files that an earlier backup in DIRECTORY has are not copied again. A backup is
     complete or does not appear. Exits 3 if files that the home lacks, or has damaged, are not in it.
     """
-    from iccm_assets.governance.backup import create_backup
+    from iccm_assets.worker_process import lowest_priority
 
-    settings, engine = open_platform()
-    with progress_bar("starting", in_bytes=True, transient=True) as update:
+    # Also while this is loaded: that takes a second of processor time, and a gateway may run beside it.
+    with lowest_priority(), progress_bar("starting", in_bytes=True, transient=True) as update:
+        from iccm_assets.governance.backup import create_backup
+
+        settings, engine = open_platform()
         report = create_backup(
             engine,
             settings,
