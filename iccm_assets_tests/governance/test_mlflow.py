@@ -109,13 +109,19 @@ def test_a_run_has_the_curve_the_name_of_its_version_and_the_figures_of_its_gate
 
 
 def test_an_exported_version_is_one_version_of_the_model_with_files_card_and_evidence(
-    client: Any, engine: sa.Engine, version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Any,
+    engine: sa.Engine,
+    version: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     from transformers import AutoModelForSeq2SeqLM
 
     with engine.connect() as conn:
         first, second = (export_version(conn, "production", "mlflow://exported") for _ in range(2))
     assert first.location == second.location == "models:/exported/1"
+    assert capfd.readouterr().out == ""  # where `iccm export --json` prints its document
     [made] = client.search_model_versions("name='exported'")
     assert made.tags["iccm.version"] == version and made.tags["iccm.verdict"] == "pass"
     assert made.tags["iccm.digest"] == first.digest and made.tags["iccm.files"] == "complete"
