@@ -950,7 +950,7 @@ def _describe_problem(problem: Any) -> str:
     """Name the variable, and the path inside of a JSON value as it is written there."""
     # A validator of the whole tree has no location; its message names the variables.
     variable, path = problem["loc"][:2], problem["loc"][2:]
-    message = problem["msg"].removeprefix("Value error, ") if not variable else problem["msg"]
+    message = problem["msg"].removeprefix("Value error, ")
     name = f"ICCM_{'__'.join(map(str, variable)).upper()}" if variable else ""
     return ": ".join(filter(None, (name, ".".join(map(str, path)), message)))
 

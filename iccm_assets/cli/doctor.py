@@ -280,7 +280,7 @@ def check_cluster(settings: Settings) -> Iterator[SystemCheck]:
 def _describe_base_model(settings: Settings) -> str:
     from iccm_assets.models.model_probe import probe_model
     from iccm_assets.registry import hub
-    from iccm_assets.training.training_method import resolve_method
+    from iccm_assets.training.training_method import require_kind, resolve_method
 
     name = settings.base_model
     try:
@@ -291,6 +291,7 @@ def _describe_base_model(settings: Settings) -> str:
         fix = f"With a network: `hf download {name}`; without: set ICCM_BASE_MODEL to a directory."
         raise ModelNotFoundError(f"{name} is not in the Hugging Face cache", hint=fix) from None
     model = probe_model(directory, settings)
+    require_kind(settings.training, seq2seq=model.kind == "seq2seq")
     method = resolve_method(settings.training, model.parameters).method
     facts = f"{model.kind}, {model.parameters:,} parameters, {model.tokens} tokens"
     return f"{directory} answers ({facts}); training publishes {_PUBLISHED[method]}"

@@ -144,7 +144,8 @@ def _follow(instance: dg.DagsterInstance, run_id: str, title: str, console: Cons
             batch = instance.get_records_for_run(run_id, cursor=cursor, limit=500)
             cursor = batch.cursor
             for entry in (record.event_log_entry for record in batch.records):
-                if not entry.is_dagster_event:
+                # What the pipe to a worker says of itself comes as a message of the run, too.
+                if not (entry.is_dagster_event or entry.user_message.startswith("[pipes] ")):
                     message = entry.user_message.partition("\n")[0][:90]
                     update(description=f"{title}: {message}", **parse_progress(message))
 

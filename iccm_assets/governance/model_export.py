@@ -27,7 +27,7 @@ from iccm_assets.registry.mlflow_registry import MlflowRegistry, VersionRecord, 
 from iccm_assets.registry.model_store import fetch_model, find_base, verify_model
 from iccm_assets.registry.versions import get_version
 from iccm_assets.reporting.lineage import VersionLineage, load_version_lineage
-from iccm_assets.training.model_card import MODEL_CARD_FILE
+from iccm_assets.training.model_card import MODEL_CARD_FILE, describe_adapter
 from iccm_assets.training.run_tracking import TRACKER_RUNS, version_tags
 
 EVIDENCE_FILE = "evidence.json"
@@ -117,7 +117,8 @@ def _export_to_mlflow(
     with tempfile.TemporaryDirectory(prefix="iccm-export-") as folder:
         _write(lineage, verdict, manifest, Path(folder), merged)
         try:
-            number, _ = registry.upload_version(describe_version(conn, lineage.version), Path(folder))
+            record = describe_version(conn, lineage.version)
+            number, _ = registry.upload_version(record, Path(folder), merged=merged)
         except (MlflowException, OSError) as error:
             raise ModelError(
                 f"the MLflow server did not take {lineage.version} as {model}"
@@ -154,7 +155,7 @@ def _export_to_directory(
     lineage: VersionLineage, verdict: StoredVerdict | None, manifest: Manifest, target: Path, merged: bool
 ) -> ExportReport:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target} exists and is not an empty directory")
+        raise InputError(f"{target} exists and is not an empty directory", hint="Name a new one.")
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
@@ -183,12 +184,14 @@ def _write(
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, folder / name)
     if merged:
-        from iccm_assets.training.parent_model import merge_adapter
+        from iccm_assets.training.parent_model import write_merged
 
-        merge_adapter(source, find_base(source), device="cpu").model.save_pretrained(folder)
+        write_merged(source, find_base(source), folder)
     (folder / EVIDENCE_FILE).write_text(_to_json(_make_evidence(lineage, manifest)), encoding="utf-8")
     card = source / MODEL_CARD_FILE
     text = card.read_text(encoding="utf-8") if card.exists() else _EMPTY_CARD
+    if merged and manifest.base_digest is not None:
+        text = text.replace(describe_adapter(manifest.base_digest) + "\n", "")
     text = _make_card(text, lineage, verdict, _describe_base(manifest, source, merged))
     (folder / MODEL_CARD_FILE).write_text(text, encoding="utf-8")
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -453,17 +454,24 @@ def _load_whole_model(directory: Path, kind: ModelKind, dtype: torch.dtype, devi
     return model.to(device).eval()
 
 
-def _load_weights(directory: Path, kind: ModelKind, dtype: torch.dtype) -> Any:
-    factory = AutoModelForSeq2SeqLM if kind == "seq2seq" else AutoModelForCausalLM
-    progress_bar_was_enabled = transformers_logging.is_progress_bar_enabled()
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing progress bars in the block."""
+    enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
+        yield
+    finally:
+        if enabled:
+            transformers_logging.enable_progress_bar()
+
+
+def _load_weights(directory: Path, kind: ModelKind, dtype: torch.dtype) -> Any:
+    factory = AutoModelForSeq2SeqLM if kind == "seq2seq" else AutoModelForCausalLM
+    with without_progress_bars():
         model, info = factory.from_pretrained(
             directory, dtype=dtype, use_safetensors=True, output_loading_info=True, **_LOCAL
         )
-    finally:
-        if progress_bar_was_enabled:
-            transformers_logging.enable_progress_bar()
     missing = sorted({*map(str, info["missing_keys"]), *map(str, info["mismatched_keys"])})
     if missing:
         more = " …" if len(missing) > 5 else ""

@@ -20,7 +20,7 @@ from iccm_assets.settings import MLFLOW_MODEL_PATTERN
 SCHEME = "mlflow://"
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 EXPERIMENT = "iccm"
-ARTIFACTS = "model"
+ARTIFACTS, MERGED_ARTIFACTS = "model", "model-merged"
 VERSION_TAG, DIGEST_TAG, FILES_TAG = "iccm.version", "iccm.digest", "iccm.files"
 HISTORY_PREFIX = "iccm.history."
 # MLflow waits minutes for a server that is away.
@@ -28,6 +28,7 @@ _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # which is that of `iccm export --json`
 }
 _CREATION_SECONDS = 30
 
@@ -80,19 +81,33 @@ class MlflowRegistry:
 
     def ensure_version(self, record: VersionRecord) -> None:
         """Make the version if it is not there, and set its tags, card and evidence (`ModelRegistry`)."""
-        number, run = self._ensure(record)
+        number, run, artifacts = self._ensure(record, ARTIFACTS)
         texts = {"README.md": record.description, "evidence.json": record.evidence}
         for name, text in texts.items():
             # The card of exported files has more in it than a decision knows.
             if text and not (name == "README.md" and self._has_files(number)):
-                self.client.log_text(run, text, f"{ARTIFACTS}/{name}")
+                self.client.log_text(run, text, f"{artifacts}/{name}")
 
-    def upload_version(self, record: VersionRecord, folder: Path) -> tuple[str, bool]:
-        """Make the version with the files of a directory; return its number and whether they were missing."""
-        number, run = self._ensure(record)
+    def upload_version(
+        self, record: VersionRecord, folder: Path, *, merged: bool = False
+    ) -> tuple[str, bool]:
+        """Make the version with the files of a directory; return its number and whether they were missing.
+
+        ``merged``: they are an adapter merged into its base, which lie beside the adapter in its run, not
+        among its files. Raises ``InputError`` if the version has the files of the other one.
+        """
+        number, run, artifacts = self._ensure(record, MERGED_ARTIFACTS if merged else ARTIFACTS)
+        there = {Path(file.path).name for file in self.client.list_artifacts(run, artifacts)}
+        weights = {name for name in there if name.endswith(".safetensors")}
+        if other := sorted(weights - {path.name for path in folder.iterdir()}):
+            raise InputError(
+                f"version {number} of the registered model {self.name} is {record.version} with other files:"
+                f" {', '.join(other)}",
+                hint=f"Export it to a registered model of its own: {SCHEME}NAME.",
+            )
         if self._has_files(number):
             return number, False
-        self.client.log_artifacts(run, str(folder), ARTIFACTS)
+        self.client.log_artifacts(run, str(folder), artifacts)
         self.client.set_model_version_tag(self.name, number, FILES_TAG, "complete")
         return number, True
 
@@ -127,15 +142,18 @@ class MlflowRegistry:
     def _has_files(self, number: str) -> bool:
         return FILES_TAG in self.client.get_model_version(self.name, number).tags
 
-    def _ensure(self, record: VersionRecord) -> tuple[str, str]:
-        """Return the number of the version and its run, of which the artifacts are; make what is missing."""
+    def _ensure(self, record: VersionRecord, artifacts: str) -> tuple[str, str, str]:
+        """Return the number of the version, its run and where its files are there; make what is missing.
+
+        A version that is made here has its files in ``artifacts``.
+        """
         self._ensure_model()
         registered = self.find_version(record.version)
         if registered is None:
             run = self._ensure_run(record)
             registered = self.client.create_model_version(
                 self.name,
-                source=f"runs:/{run}/{ARTIFACTS}",
+                source=f"runs:/{run}/{artifacts}",
                 run_id=run,
                 tags={VERSION_TAG: record.version, **record.tags},
                 await_creation_for=_CREATION_SECONDS,
@@ -145,7 +163,9 @@ class MlflowRegistry:
             self.client.set_model_version_tag(self.name, registered.version, name, value)
         if record.description and not registered.description:
             self.client.update_model_version(self.name, registered.version, record.description)
-        return str(registered.version), str(registered.run_id)
+        # Of a version that was there, the source says where its files are.
+        folder = MERGED_ARTIFACTS if registered.source.endswith(f"/{MERGED_ARTIFACTS}") else ARTIFACTS
+        return str(registered.version), str(registered.run_id), folder
 
     def _ensure_model(self) -> None:
         from mlflow.exceptions import MlflowException

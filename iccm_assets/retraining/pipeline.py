@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,7 +21,8 @@ from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now
 from iccm_assets.errors import IccmError, InputError, TrainingError
 from iccm_assets.registry import training_runs, versions
-from iccm_assets.registry.model_store import ModelStore
+from iccm_assets.registry.hub import CONFIG_FILE, is_adapter
+from iccm_assets.registry.model_store import ModelStore, find_base
 from iccm_assets.registry.training_runs import TrainingRun
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.reporting.formatting import snake_case_keys
@@ -40,6 +42,7 @@ from iccm_assets.training.dataset import (
 from iccm_assets.training.run_tracking import TRACKER_RUNS, update_runs, version_tags
 from iccm_assets.training.sampling import SamplingJob, SamplingReport, load_answers
 from iccm_assets.training.sampling_sources import load_sources
+from iccm_assets.training.training_method import is_seq2seq, require_kind
 from iccm_assets.training.worker_protocol import OPERATIONAL_FIELDS, TrainingJob, TrainingOutcome
 
 
@@ -110,7 +113,7 @@ def plan_sampling(engine: sa.Engine, settings: Settings, run: TrainingRun) -> Sa
 
     An emergency samples nothing: its remedy is what developers corrected, and judging takes the time that it
     has not. `dpo` needs answers to the selected sources, `rft` to all recent ones. Raises ``InputError`` like
-    ``prepare_training``.
+    ``prepare_training``, and ``SettingsError`` if the objective cannot train this model.
     """
     objective = settings.training.objective
     if objective == "sft" or run.emergency:
@@ -118,6 +121,7 @@ def plan_sampling(engine: sa.Engine, settings: Settings, run: TrainingRun) -> Sa
     _load_input_files(engine, settings, run)
     with engine.connect() as conn:
         base = versions.get_version(conn, run.requested_base or versions.PRODUCTION)
+        _require_kind(settings, Path(base.path))
         selection = _propose_selection(conn, settings, run)
         if triggers.below_minimum(len(selection.selected), settings.triggers):
             return None  # prepare_training says so
@@ -219,6 +223,18 @@ def _load_input_files(engine: sa.Engine, settings: Settings, run: TrainingRun) -
             attempts = settings.triggers.max_attempts
             training_runs.finish_run(conn, run.id, run.fence, "failed", error=str(error), attempt=attempts)
         raise
+
+
+def _require_kind(settings: Settings, parent: Path) -> None:
+    """Raise ``SettingsError`` before anything is sampled for an objective that cannot train this model.
+
+    A model that is not on this machine is judged where it is trained.
+    """
+    if settings.training.objective != "dpo":
+        return
+    base = find_base(parent) if is_adapter(parent) else parent
+    if (base / CONFIG_FILE).is_file():
+        require_kind(settings.training, seq2seq=is_seq2seq(base))
 
 
 def _propose_selection(conn: sa.Connection, settings: Settings, run: TrainingRun) -> ExampleSelection:

@@ -42,7 +42,7 @@ def render_model_card(
         "Reads source code and writes software requirements from which the code can be reconstructed.",
         "Fine-tuned by the ICCM platform on production conversations with reconstructible requirements.",
         "",
-        *([] if base_digest is None else _describe_adapter(base_digest)),
+        *([] if base_digest is None else [describe_adapter(base_digest)]),
         *_table("Origin", origin if base_digest is None else {**origin, "adapter of": base_digest}),
         *_table("Examples", counts),
         *_table("Configuration", dict(sorted(config.items()))),
@@ -72,12 +72,12 @@ def render_model_card(
     return "\n".join(lines)
 
 
-def _describe_adapter(base_digest: str) -> list[str]:
-    return [
-        "A low-rank adapter: it changes the weights of one whole model, its base, which is not in this",
-        f"directory. The digest of the base is `{base_digest}`.",
-        "",
-    ]
+def describe_adapter(base_digest: str) -> str:
+    """Return the paragraph of an adapter's card that a whole model, merged from it, does not have."""
+    return (
+        "A low-rank adapter: it changes the weights of one whole model, its base, which is not in this\n"
+        f"directory. The digest of the base is `{base_digest}`.\n"
+    )
 
 
 def _table(title: str, rows: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from iccm_assets.models.generation import LoadedModel, load_model
+from iccm_assets.models.generation import LoadedModel, load_model, without_progress_bars
 from iccm_assets.registry.manifest import verify
 from iccm_assets.training.whole_model import has_bf16
 
@@ -35,3 +35,12 @@ def load_parent(parent: Path, base: Path, *, method: str, device: str | None = N
 def merge_adapter(adapter: Path, base: Path, *, device: str | None = None) -> LoadedModel:
     """Load an adapter merged into its base's unrounded weights, in float32."""
     return load_parent(adapter, base, method="full", device=device)
+
+
+def write_merged(adapter: Path, base: Path, directory: Path) -> None:
+    """Write the whole model that an adapter makes of its base, in float32, readable like any other file."""
+    model = merge_adapter(adapter, base, device="cpu").model
+    with without_progress_bars():
+        model.save_pretrained(directory)
+    for path in directory.glob("*.safetensors"):
+        path.chmod(0o644)

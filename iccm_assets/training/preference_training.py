@@ -23,7 +23,7 @@ from iccm_assets.settings import TrainingSettings
 from iccm_assets.training import finetuning
 from iccm_assets.training.dataset import Dataset, TrainingExample
 from iccm_assets.training.finetuning import FineTuneResult, ProgressCallback, Tracking
-from iccm_assets.training.training_method import resolve_method
+from iccm_assets.training.training_method import require_kind, resolve_method
 from iccm_assets.training.whole_model import WholeModelTraining
 
 Pair = dict[str, list[int]]
@@ -44,11 +44,11 @@ def fine_tune_preferences(
     """Train on the dataset's pairs, and use the epoch of least validation loss; see ``fine_tune``.
 
     ``identity`` and ``adapter`` are not used: nothing is resumed, and all weights are trained. Raises
-    ``TrainingError`` for a seq2seq model, for the method ``lora`` and without ``trl``.
+    ``SettingsError`` for a seq2seq model and for the method ``lora``, ``TrainingError`` without ``trl``.
     """
     del identity, adapter
     config = resolve_method(config, sum(weight.numel() for weight in loaded.model.parameters()))
-    check_supported(loaded, config)
+    require_kind(config, seq2seq=loaded.kind == "seq2seq")
     trl, collator = _import_trl()
     from datasets import Dataset as Rows
 
@@ -89,20 +89,6 @@ def fine_tune_preferences(
         parameters=sum(weight.numel() for weight in model.parameters()),
         counts=counts,
     )
-
-
-def check_supported(loaded: LoadedModel, config: TrainingSettings) -> None:
-    """Raise ``TrainingError`` for a model or a method that cannot learn by preferences."""
-    if loaded.kind != "causal":
-        raise TrainingError(
-            "the objective dpo trains causal models, and the base is a seq2seq model",
-            hint="Set ICCM_TRAINING__OBJECTIVE to sft or rft.",
-        )
-    if config.method != "full":
-        raise TrainingError(
-            f"the objective dpo trains all weights, and the method is {config.method}",
-            hint="Set ICCM_TRAINING__METHOD=full, or ICCM_TRAINING__OBJECTIVE to sft or rft.",
-        )
 
 
 def encode_pairs(

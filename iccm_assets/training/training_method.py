@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from iccm_assets.errors import CorruptCheckpointError, ModelError, SettingsError
-from iccm_assets.registry.hub import ADAPTER_CONFIG_FILE, has_manifest
+from iccm_assets.registry.hub import ADAPTER_CONFIG_FILE, CONFIG_FILE, has_manifest
 from iccm_assets.registry.weight_files import count_weights
 from iccm_assets.settings import TrainingSettings
 
@@ -30,7 +30,27 @@ def resolve_method(config: TrainingSettings, weights: int) -> TrainingSettings:
             " an adapter",
             hint="Set it to 1, or set ICCM_TRAINING__METHOD=full.",
         )
+    if config.method == "lora" and config.objective == "dpo":
+        raise SettingsError(
+            "the objective dpo trains all weights, but this model is trained as an adapter, by"
+            " ICCM_TRAINING__METHOD or because of its size",
+            hint="Set ICCM_TRAINING__METHOD=full, or ICCM_TRAINING__OBJECTIVE to sft or rft.",
+        )
     return config
+
+
+def require_kind(config: TrainingSettings, *, seq2seq: bool) -> None:
+    """Raise ``SettingsError`` if the objective cannot train a seq2seq model and the base is one."""
+    if config.objective == "dpo" and seq2seq:
+        raise SettingsError(
+            "the objective dpo trains causal models, and the base is a seq2seq model",
+            hint="Set ICCM_TRAINING__OBJECTIVE to sft or rft.",
+        )
+
+
+def is_seq2seq(model: Path) -> bool:
+    """Whether the config of a whole model says so; raises ``CorruptCheckpointError``."""
+    return bool(_read_json(model / CONFIG_FILE).get("is_encoder_decoder"))
 
 
 def choose_method(config: TrainingSettings, parent: Path, base: Path) -> TrainingSettings:
@@ -41,6 +61,7 @@ def choose_method(config: TrainingSettings, parent: Path, base: Path) -> Trainin
     adapter could not name its base.
     """
     config = resolve_method(config, count_weights(base) if config.method == "auto" else 0)
+    require_kind(config, seq2seq=config.objective == "dpo" and is_seq2seq(base))
     if config.method == "lora" and not has_manifest(base):
         raise ModelError(
             f"{base} is not in the model store: an adapter names its base by the digest that it has there",
@@ -54,11 +75,22 @@ def choose_method(config: TrainingSettings, parent: Path, base: Path) -> Trainin
 def read_adapter_config(adapter: Path) -> dict[str, Any]:
     """Read an adapter's config; raises ``CorruptCheckpointError``."""
     path = adapter / ADAPTER_CONFIG_FILE
+    values = _read_json(path)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
         return {**values, "r": int(values["r"]), "lora_alpha": int(values["lora_alpha"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorruptCheckpointError(f"{path} cannot be read ({' '.join(str(error).split())})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> CorruptCheckpointError:
+    return CorruptCheckpointError(f"{path} cannot be read ({' '.join(str(error).split())})")
 
 
 def _require_same_shape(config: TrainingSettings, values: dict[str, Any], parent: Path) -> None:

@@ -15,6 +15,7 @@ from iccm_assets.cli.machine_checks import SystemCheck
 from iccm_assets.errors import ModelError
 from iccm_assets.models import model_probe
 from iccm_assets.models.model_probe import ModelAnswer
+from iccm_assets.registry.manifest import Prompt
 from iccm_assets.rollout import deployment
 from iccm_assets.settings import Settings, load_settings
 from iccm_assets_tests.factories.commands import Run
@@ -29,7 +30,7 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         directories.append(directory)
         if "dead" in directory.name:
             raise ModelError(f"{directory} cannot answer", hint="Copy it again.")
-        return ModelAnswer("seq2seq", 1000, 100, "the function shall")
+        return ModelAnswer("seq2seq", 1000, 100, "the function shall", Prompt())
 
     monkeypatch.setattr(model_probe, "probe_model", answer)
     return directories
@@ -66,8 +67,7 @@ def test_an_invalid_endpoint_address_fails_the_settings_check(
     monkeypatch.setenv("ICCM_ORCHESTRA", "builtin,openai:http://host/v1")
     report = json.loads(run("doctor", "--json", exit_code=1).stdout)
     assert (
-        "ICCM_ORCHESTRA: Value error, part 2 is not openai:http://host:port/v1#model"
-        in (report["checks"][-1]["detail"])
+        "ICCM_ORCHESTRA: part 2 is not openai:http://host:port/v1#model" in (report["checks"][-1]["detail"])
     )
 
 
@@ -90,6 +90,7 @@ def test_an_invalid_setting_fails_its_check_without_a_traceback(
         ("ICCM_BASE_MODEL", "/no/such/model", "base model"),
         ("ICCM_ORCHESTRA", "nobody", "orchestra"),
         ("ICCM_ORCHESTRA_QUORUM", "4", "orchestra"),
+        ("ICCM_TRAINING__OBJECTIVE", "dpo", "base model"),
     ],
 )
 def test_doctor_reports_what_would_only_fail_a_later_step(

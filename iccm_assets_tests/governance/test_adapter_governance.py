@@ -98,7 +98,7 @@ def served(world: AdapterWorld) -> Iterator[torch.Tensor]:
 
 
 def test_an_adapter_is_exported_merged_or_as_it_is_and_gives_the_logits_that_the_platform_serves(
-    world: AdapterWorld, served: torch.Tensor, tmp_path: Path
+    world: AdapterWorld, served: torch.Tensor, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -106,10 +106,12 @@ def test_an_adapter_is_exported_merged_or_as_it_is_and_gives_the_logits_that_the
     with world.engine.connect() as conn:
         export_version(conn, "production", str(tmp_path / "merged"), merged=True)
         export_version(conn, "production", str(tmp_path / "adapter"))
+    assert capfd.readouterr().err == ""  # neither a progress bar nor a warning of a library
     whole = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert {weight.dtype for weight in whole.parameters()} == {torch.float32}
     assert torch.allclose(get_logits(whole.eval()), served, atol=1e-5)
     assert not list((tmp_path / "merged").glob("adapter*"))
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "merged").glob("*.safetensors")} == {0o644}
     base = AutoModelForCausalLM.from_pretrained(world.base.path)
     untrained = get_logits(base.eval())
     adapted = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
@@ -117,6 +119,7 @@ def test_an_adapter_is_exported_merged_or_as_it_is_and_gives_the_logits_that_the
     assert not torch.allclose(untrained, served, atol=1e-3)
     cards = [(tmp_path / name / "README.md").read_text() for name in ("merged", "adapter")]
     assert "library_name: transformers" in cards[0] and "library_name: peft" in cards[1]
+    assert ["which is not in this" in card for card in cards] == [False, True]
     for name, card in zip(("merged", "adapter"), cards, strict=True):
         assert f"`tiny_llama`, digest `{world.base.digest}`" in card
         assert AutoTokenizer.from_pretrained(tmp_path / name)("def f(): pass").input_ids

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from iccm_assets.governance.registry_mirror import (
     versions_served_at,
 )
 from iccm_assets.registry import versions
-from iccm_assets.registry.mlflow_registry import MlflowRegistry
+from iccm_assets.registry.mlflow_registry import MlflowRegistry, VersionRecord
 from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.reporting import traffic_history
 from iccm_assets.settings import Settings
@@ -108,13 +109,19 @@ def test_a_run_has_the_curve_the_name_of_its_version_and_the_figures_of_its_gate
 
 
 def test_an_exported_version_is_one_version_of_the_model_with_files_card_and_evidence(
-    client: Any, engine: sa.Engine, version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Any,
+    engine: sa.Engine,
+    version: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     from transformers import AutoModelForSeq2SeqLM
 
     with engine.connect() as conn:
         first, second = (export_version(conn, "production", "mlflow://exported") for _ in range(2))
     assert first.location == second.location == "models:/exported/1"
+    assert capfd.readouterr().out == ""  # where `iccm export --json` prints its document
     [made] = client.search_model_versions("name='exported'")
     assert made.tags["iccm.version"] == version and made.tags["iccm.verdict"] == "pass"
     assert made.tags["iccm.digest"] == first.digest and made.tags["iccm.files"] == "complete"
@@ -125,6 +132,31 @@ def test_an_exported_version_is_one_version_of_the_model_with_files_card_and_evi
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(ModelError, match="did not take"), engine.connect() as conn:
         export_version(conn, "production", "mlflow://exported")
+
+
+def test_an_adapter_and_the_model_merged_from_it_never_share_a_version_or_a_directory(
+    client: Any, tmp_path: Path
+) -> None:
+    run = client.create_run(client.create_experiment("merging")).info.run_id
+    record = VersionRecord("v7-abc", {}, tracker_run=run)
+    adapter, whole = tmp_path / "adapter", tmp_path / "whole"
+    for folder, name in ((adapter, "adapter_model.safetensors"), (whole, "model.safetensors")):
+        folder.mkdir()
+        (folder / name).write_bytes(b"weights")
+    for _ in range(2):
+        first = MlflowRegistry("cet-d").upload_version(record, adapter)
+        second = MlflowRegistry("cet-d-merged").upload_version(record, whole, merged=True)
+    assert (first, second) == (("1", False), ("1", False))
+    with pytest.raises(InputError, match=r"v7-abc with other files: adapter_model\.safetensors"):
+        MlflowRegistry("cet-d").upload_version(record, whole, merged=True)
+    with pytest.raises(InputError, match=r"v7-abc with other files: model\.safetensors"):
+        MlflowRegistry("cet-d-merged").upload_version(record, adapter)
+    MlflowRegistry("cet-d-merged").ensure_version(replace(record, evidence="{}"))
+    files = [
+        sorted(Path(file.path).name for file in client.list_artifacts(run, made))
+        for made in ("model", "model-merged")
+    ]
+    assert files == [["adapter_model.safetensors"], ["evidence.json", "model.safetensors"]]
 
 
 def test_the_server_knows_who_served_when_as_the_database_does_though_it_is_away_for_half_of_it(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from iccm_assets.errors import SettingsError
 from iccm_assets.registry import training_runs, versions
 from iccm_assets.retraining import pipeline, triggers
 from iccm_assets_tests.factories.erasure_worlds import World, populated, small_world
@@ -71,6 +72,18 @@ def test_without_enough_pairs_nothing_trains_and_the_reason_has_numbers(world: W
     skipped = prepare(world, "none")
     assert isinstance(skipped, pipeline.SkippedRun)
     assert "0 selected conversations have an answer that scored worse" in skipped.reason
+
+
+def test_a_seq2seq_model_is_refused_before_anything_is_sampled(world: World) -> None:
+    populated(world, "w")
+    with world.engine.begin() as conn:
+        run = training_runs.create_run(conn, triggers.manual_trigger("seq2seq"))
+        production = versions.get_version(conn, versions.PRODUCTION)
+    assert run is not None
+    assert pipeline.plan_sampling(world.engine, world.settings, run) is not None
+    (Path(production.path) / "config.json").write_text('{"is_encoder_decoder": true}', encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"the base is a seq2seq model.*OBJECTIVE to sft or rft"):
+        pipeline.plan_sampling(world.engine, world.settings, run)
 
 
 def test_a_sampling_for_preferences_answers_the_selected_sources_only(world: World) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from iccm_assets import settings as settings_module
-from iccm_assets.errors import TrainingDivergedError, TrainingError
+from iccm_assets.errors import SettingsError, TrainingDivergedError, TrainingError
 from iccm_assets.models.generation import load_model
 from iccm_assets.registry.loss_curve import LossPoint
 from iccm_assets.settings import TrainingSettings, load_settings
@@ -91,9 +91,9 @@ def test_a_preference_candidate_is_published_like_any_version(tmp_path: Path) ->
 
 
 def test_a_seq2seq_model_and_adapters_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="seq2seq"):
+    with pytest.raises(SettingsError, match="seq2seq"):
         fine_tune(tiny_t5(tmp_path / "t5"))
-    with pytest.raises(TrainingError, match=r"lora.*ICCM_TRAINING__METHOD=full"):
+    with pytest.raises(SettingsError, match=r"as an adapter.*ICCM_TRAINING__METHOD=full"):
         fine_tune(tiny_gpt2(tmp_path / "gpt2"), method="lora")
 
 
