@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PARENT_PID_ENV = "WORKER_STARTED_BY"
 EXIT_STATUS = 75
 CHECK_INTERVAL_SECONDS = 1.0
-LOWEST_PRIORITY = 19
+BACKGROUND_NICENESS = 19
 
 
 def parent_env() -> dict[str, str]:
@@ -102,7 +102,7 @@ def run_pipes_worker(work: Callable[[PipesContext], dict[str, Any]]) -> int:
 def lowest_priority() -> Iterator[None]:
     """Leave the processor to others during the block: this thread, and the processes that it starts."""
     before = os.getpriority(os.PRIO_PROCESS, 0)
-    os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
+    os.setpriority(os.PRIO_PROCESS, 0, BACKGROUND_NICENESS)
     try:
         yield
     finally:

@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from iccm_assets.worker_process import (
+    BACKGROUND_NICENESS,
     EXIT_STATUS,
-    LOWEST_PRIORITY,
     PARENT_PID_ENV,
     lowest_priority,
     parent_env,
@@ -99,6 +99,6 @@ def test_what_runs_at_the_lowest_priority_starts_processes_of_the_same() -> None
     read = "import os; print(os.getpriority(os.PRIO_PROCESS, 0))"
     with lowest_priority():
         child = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True, check=True)
-        assert int(child.stdout) == os.getpriority(os.PRIO_PROCESS, 0) == LOWEST_PRIORITY
+        assert int(child.stdout) == os.getpriority(os.PRIO_PROCESS, 0) == BACKGROUND_NICENESS
     if os.geteuid() == 0:
         assert os.getpriority(os.PRIO_PROCESS, 0) == before
