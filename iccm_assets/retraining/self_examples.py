@@ -1,7 +1,8 @@
 """Choose which of the model's own answers become examples of a training set (L12).
 
-What holds for the examples that developers accepted holds for these: nothing that overlaps the canary set,
-the audit set or a held-out session, no near-duplicates, and no user with more than a share.
+What holds for the examples that developers accepted holds for these: nothing that overlaps the canary set
+or a held-out session, no near-duplicates, and no user with more than a share. Nor may they overlap the audit
+set.
 """
 
 from __future__ import annotations

@@ -99,11 +99,11 @@ def fine_tune(
     config = resolve_method(config, sum(weight.numel() for weight in loaded.model.parameters()))
     training = _select_training(config, adapter)
     train, validation, counts = _encode(loaded, dataset, config)
-    with _reproducible(config):
-        _disable_cache(loaded.model)
+    with reproducible(config):
+        disable_cache(loaded.model)
         model = training.begin(loaded.model, config)
-        recorder = _Recorder(on_progress, identity, checkpoint.history if checkpoint else ())
-        arguments = _training_arguments(
+        recorder = ProgressRecorder(on_progress, identity, checkpoint.history if checkpoint else ())
+        arguments = make_training_arguments(
             config,
             epochs,
             len(train),
@@ -124,29 +124,51 @@ def fine_tune(
             eval_dataset=sorted(validation, key=lambda example: _measure(example, loaded.kind)),
             data_collator=partial(_collate, loaded),
             compute_loss_func=partial(_token_loss, loaded.kind),
-            callbacks=[
-                recorder,
-                EarlyStoppingCallback(config.early_stopping_patience),
-                *make_tracking_callbacks(tracking),
-            ],
+            callbacks=make_callbacks(recorder, config, tracking),
         )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=str(checkpoint.checkpoint) if checkpoint else None)
-        best_step = trainer.state.best_global_step
-        if not best_step:
-            raise TrainingDivergedError(f"no epoch was evaluated in {len(recorder.history)} records")
+        run_trainer(trainer, recorder, str(checkpoint.checkpoint) if checkpoint else None)
         model = trainer.model
         weight_change = training.finish(model, config)
+    result = build_result(replace(loaded, model=model.eval()), trainer, recorder, weight_change, counts)
+    return replace(result, resumed_from_step=checkpoint.step if checkpoint else 0)
+
+
+def run_trainer(trainer: Trainer, recorder: ProgressRecorder, checkpoint: str | None = None) -> None:
+    """Train, from a checkpoint if one is given, to the epoch of least validation loss.
+
+    Raises ``TrainingDivergedError`` if no epoch was evaluated.
+    """
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if not trainer.state.best_global_step:
+        raise TrainingDivergedError(f"no epoch was evaluated in {len(recorder.history)} records")
+
+
+def build_result(
+    trained: LoadedModel,
+    trainer: Trainer,
+    recorder: ProgressRecorder,
+    weight_change: WeightChange,
+    counts: Mapping[str, int],
+) -> FineTuneResult:
+    """Describe a finished training."""
     return FineTuneResult(
-        replace(loaded, model=model.eval()),
+        trained,
         tuple(recorder.history),
-        int(best_step),
+        int(trainer.state.best_global_step),
         stopped_early=max(point.step for point in recorder.history) < trainer.state.max_steps,
         weight_change=weight_change,
-        parameters=sum(weight.numel() for weight in model.parameters()),
+        parameters=sum(weight.numel() for weight in trained.model.parameters()),
         counts=counts,
-        resumed_from_step=checkpoint.step if checkpoint else 0,
     )
+
+
+def make_callbacks(
+    recorder: ProgressRecorder, config: TrainingSettings, tracking: Tracking | None
+) -> list[TrainerCallback]:
+    """Return the Trainer's callbacks: progress, early stopping, and the trackers, if there are any."""
+    trackers = [_TrackerForwarder(*tracking)] if tracking and tracking[0].trackers else []
+    return [recorder, EarlyStoppingCallback(config.early_stopping_patience), *trackers]
 
 
 class _MicroBatchTrainer(Trainer):  # type: ignore[misc]
@@ -166,7 +188,7 @@ class _MicroBatchTrainer(Trainer):  # type: ignore[misc]
         return torch.stack(losses).sum()
 
 
-class _Recorder(TrainerCallback):  # type: ignore[misc]
+class ProgressRecorder(TrainerCallback):  # type: ignore[misc]
     """Records loss points, raises on values that are not finite, and marks complete checkpoints (L4)."""
 
     def __init__(
@@ -203,11 +225,6 @@ class _Recorder(TrainerCallback):  # type: ignore[misc]
         point = LossPoint(state.global_step, state.max_steps, float(state.epoch or 0.0), **values)
         self.history.append(point)
         self._on_progress(point)
-
-
-def make_tracking_callbacks(tracking: Tracking | None) -> list[TrainerCallback]:
-    """Return the Trainer's callbacks that send the course of a training to its trackers, if it has any."""
-    return [_TrackerForwarder(*tracking)] if tracking and tracking[0].trackers else []
 
 
 class _TrackerForwarder(TrainerCallback):  # type: ignore[misc]
@@ -273,7 +290,7 @@ def _token_loss(
     return total / (labels.ne(IGNORE_INDEX).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
-def _training_arguments(
+def make_training_arguments(
     config: TrainingSettings,
     epochs: int,
     examples: int,
@@ -284,6 +301,7 @@ def _training_arguments(
     make: Callable[..., Any] = TrainingArguments,
     **more: Any,
 ) -> Any:
+    """Return the Trainer's arguments, of the type ``make``; ``more`` of them replace these."""
     examples_per_step = config.batch_size * config.gradient_accumulation_steps
     steps = epochs * math.ceil(examples / examples_per_step)
     values = dict(
@@ -321,7 +339,7 @@ def _training_arguments(
 
 
 @contextlib.contextmanager
-def _reproducible(config: TrainingSettings) -> Iterator[None]:
+def reproducible(config: TrainingSettings) -> Iterator[None]:
     """Fix seeds, threads and algorithms for the block; restore the process's settings afterwards (L5)."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     set_threads(config.threads)
@@ -368,7 +386,8 @@ def _select_training(config: TrainingSettings, adapter: Path | None) -> Any:
     return AdapterTraining(adapter)
 
 
-def _disable_cache(model: Any) -> None:
+def disable_cache(model: Any) -> None:
+    """Turn off the cache of keys and values, which training does not use."""
     # The Trainer turns the cache of keys and values off in the model's config, of which a decoder has a copy.
     for module in model.modules():
         if isinstance(module, PreTrainedModel):

@@ -13,10 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformers import EarlyStoppingCallback
-from transformers.trainer_callback import PrinterCallback
-
-from iccm_assets.errors import TrainingDivergedError, TrainingError
+from iccm_assets.errors import TrainingError
 from iccm_assets.models.generation import LoadedModel, context_length
 from iccm_assets.models.tokenization import IGNORE_INDEX, EncodedExample, get_pad_token_id
 from iccm_assets.settings import TrainingSettings
@@ -54,10 +51,10 @@ def fine_tune_preferences(
 
     training = WholeModelTraining()
     train, validation, counts = encode_pairs(loaded, dataset, config)
-    with finetuning._reproducible(config):
-        finetuning._disable_cache(loaded.model)
+    with finetuning.reproducible(config):
+        finetuning.disable_cache(loaded.model)
         model = training.begin(loaded.model, config)
-        recorder = finetuning._Recorder(on_progress, None, ())
+        recorder = finetuning.ProgressRecorder(on_progress, None, ())
         # The trainer changes the config and the forward pass of its model, so it gets a copy.
         trainer = _make_trainer_class(trl.DPOTrainer)(
             model=copy.deepcopy(model),
@@ -67,28 +64,13 @@ def fine_tune_preferences(
             eval_dataset=Rows.from_list(validation),
             data_collator=collator(pad_token_id=get_pad_token_id(loaded.tokenizer)),
             processing_class=copy.deepcopy(loaded.tokenizer),
-            callbacks=[
-                recorder,
-                EarlyStoppingCallback(config.early_stopping_patience),
-                *finetuning.make_tracking_callbacks(tracking),
-            ],
+            callbacks=finetuning.make_callbacks(recorder, config, tracking),
         )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-        best_step = trainer.state.best_global_step
-        if not best_step:
-            raise TrainingDivergedError(f"no epoch was evaluated in {len(recorder.history)} records")
+        finetuning.run_trainer(trainer, recorder)
         model.load_state_dict(trainer.model.state_dict())
         weight_change = training.finish(model, config)
-    return FineTuneResult(
-        replace(loaded, model=model.eval()),
-        tuple(recorder.history),
-        int(best_step),
-        stopped_early=max(point.step for point in recorder.history) < trainer.state.max_steps,
-        weight_change=weight_change,
-        parameters=sum(weight.numel() for weight in model.parameters()),
-        counts=counts,
-    )
+    trained = replace(loaded, model=model.eval())
+    return finetuning.build_result(trained, trainer, recorder, weight_change, counts)
 
 
 def encode_pairs(
@@ -134,7 +116,7 @@ def _make_arguments(trl: Any, config: TrainingSettings, epochs: int, pairs: int,
         "max_length": None,  # pairs that are too long are left out before, and nothing is cut
         "gradient_checkpointing": False,
     }
-    return finetuning._training_arguments(config, epochs, pairs, scratch, make=trl.DPOConfig, **more)
+    return finetuning.make_training_arguments(config, epochs, pairs, scratch, make=trl.DPOConfig, **more)
 
 
 def _make_trainer_class(base: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,21 +21,7 @@ from iccm_assets.registry.model_store import ModelStore, StoredModel
 from iccm_assets.registry.weight_files import count_weights, read_header
 from iccm_assets.settings import load_settings
 from iccm_assets_tests.factories.adapters import publish_adapter, publish_base
-from iccm_assets_tests.factories.object_storages import BUCKET, s3_server
 from iccm_assets_tests.factories.tiny_models import tiny_llama
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[dict[str, str]]:
-    with s3_server() as variables:
-        yield variables
-
-
-@pytest.fixture
-def url(server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name, value in server.items():
-        monkeypatch.setenv(name, value)
-    return f"s3://{BUCKET}/{tmp_path.name}"
 
 
 def publish_both(store: ModelStore) -> tuple[StoredModel, StoredModel]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,23 +13,10 @@ from iccm_assets.object_storage import ObjectStorage, open_url
 from iccm_assets.registry.manifest import Manifest
 from iccm_assets.registry.model_store import ModelStore, StoredModel, fetch_model
 from iccm_assets.settings import Settings, load_settings
-from iccm_assets_tests.factories.object_storages import BUCKET, read_tree, s3_server
+from iccm_assets_tests.factories.object_storages import read_tree
 from iccm_assets_tests.factories.tiny_models import tiny_t5
 
 MANIFEST = Manifest(kind="fine-tuned", base="tiny", files={}, seed=1)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[dict[str, str]]:
-    with s3_server() as variables:
-        yield variables
-
-
-@pytest.fixture
-def url(server: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name, value in server.items():
-        monkeypatch.setenv(name, value)
-    return f"s3://{BUCKET}/{tmp_path.name}"
 
 
 def make_settings(url: str, home: Path, **changes: object) -> Settings:

@@ -18,8 +18,8 @@ from iccm_assets.training.finetuning import (
     FineTuneResult,
     _collate,
     _token_loss,
-    _training_arguments,
     fine_tune,
+    make_training_arguments,
 )
 from iccm_assets_tests.factories.tiny_models import tiny_gpt2, tiny_llama, tiny_t5
 from iccm_assets_tests.factories.training_jobs import FAST, tiny_dataset
@@ -115,7 +115,7 @@ def test_every_step_and_every_epoch_is_reported_in_order_with_a_warm_up(tmp_path
 
 def test_warm_up_is_ten_steps_but_at_most_a_fifth_of_all() -> None:
     def warm_up(examples: int) -> float:
-        return _training_arguments(TrainingSettings(), 5, examples, Path("scratch")).warmup_steps
+        return make_training_arguments(TrainingSettings(), 5, examples, Path("scratch")).warmup_steps
 
     assert warm_up(400) == 10
     assert warm_up(40) == 5
