@@ -40,9 +40,10 @@ test: $(INSTALLED)  ## what the product promises, in minutes
 test-all: test  ## also whole demos, daemons, the browser, killed processes, long searches
 	$(PYTEST) -m "slow or hypothesis" --hypothesis-profile=long $(PYTEST_ARGS)
 
-# The longest tests are those that `make test PYTEST_ARGS=--durations=20` lists.
+# The longest tests are those that `make test PYTEST_ARGS=--durations=20` lists. The number of a repeat becomes part of
+# the brackets behind a name: TESTS has names without them.
 test-repeat: $(INSTALLED)  ## twenty times all property tests, or TESTS="file.py::test ..."
-	$(PYTEST) --repeats 20 $(if $(TESTS),$(TESTS),-m hypothesis) $(PYTEST_ARGS)
+	$(PYTEST) --repeats=20 $(if $(TESTS),$(TESTS),-m hypothesis) $(PYTEST_ARGS)
 
 mutate: $(INSTALLED)  ## plant small faults in what decides, count those the tests notice (half an hour)
 	$(BIN)/python scripts/mutate.py $(MUTATE_ARGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,17 @@ def outcomes(folder: Path, monkeypatch: pytest.MonkeyPatch, ci: str) -> str:
 def test_a_skip_for_want_of_a_tool_fails_in_ci_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert outcomes(tmp_path, monkeypatch, "").startswith("4 skipped")
     assert outcomes(tmp_path, monkeypatch, "true").startswith("1 skipped, 3 errors")
+
+
+def test_the_repeats_of_make_are_an_option_that_pytest_reads() -> None:
+    """Also without a path, where the option is defined in a file that pytest finds by its settings."""
+    make = ["make", "--dry-run", "test-repeat", "PYTEST_ARGS=--markers"]
+    shown = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    words = shlex.split(shown.splitlines()[-1])
+    arguments = words[words.index(".venv/bin/pytest") + 1 :]
+    command = [sys.executable, "-m", "pytest", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 and "@pytest.mark.slow" in done.stdout, done.stderr
 
 
 def test_no_garbage_collection_looks_at_the_modules_and_tests() -> None:
