@@ -185,17 +185,24 @@ def check_trackers(settings: Settings) -> Iterator[SystemCheck]:
 
 @contextmanager
 def _running_database(settings: Settings) -> Iterator[Connection | None]:
-    """Connect to the database; None if it does not run or has no schema, which other checks report."""
+    """Connect to the database; None if it does not run, has no schema or lets this role not read it.
+
+    The check `postgresql` reports these.
+    """
     from sqlalchemy.exc import SQLAlchemyError
 
     from iccm_assets.db.database import create_engine_for, current_revision
     from iccm_assets.db.embedded.embedded_server import EmbeddedServer
+    from iccm_assets.db.roles import find_missing_grants
 
     engine = None
     try:
         url = settings.database_url or EmbeddedServer(settings.home).running_url()
         engine = create_engine_for(url) if url else None
         connection = engine.connect() if engine is not None and current_revision(engine) else None
+        if connection is not None and find_missing_grants(connection):
+            connection.close()
+            connection = None
     except (IccmError, SQLAlchemyError):
         connection = None
     try:
