@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +33,7 @@ MODULE = "iccm_assets.training.trainer_process"
 POLL_INTERVAL_SECONDS = 0.2
 # The launcher ends the other processes when one has failed, and says which.
 END_SECONDS = 30.0
-MAX_LOG_LINES = 200
+MAX_LOG_LINES = 1000
 _FAILED = re.compile(r"^\s*(?:rank\s*:\s*(?P<rank>\d+)|exitcode\s*:\s*(?P<status>-?\d+))")
 
 
@@ -114,15 +114,20 @@ class _Launch:
             self._check_progress()
             time.sleep(POLL_INTERVAL_SECONDS)
         self._handle_messages()
-        published = self._members[0].reply
-        if published and "outcome" in published:  # nothing is left to do for the other processes
-            return parse_reply([published])
-        with suppress(subprocess.TimeoutExpired):
-            self._launcher.wait(END_SECONDS)
-        self.end()
-        self._reader.join(END_SECONDS)
-        self._handle_messages()
-        raise self._explain()
+        if not self._has_published:
+            with suppress(subprocess.TimeoutExpired):
+                self._launcher.wait(END_SECONDS)
+            self.end()
+            self._reader.join(END_SECONDS)
+            self._handle_messages()
+        # Once the main process has published, nothing is left to do for the others.
+        if self._has_published:
+            return parse_reply([self._members[0].reply])
+        raise explain_failure(self._log, self._members, self._launcher.returncode)
+
+    @property
+    def _has_published(self) -> bool:
+        return "outcome" in (self._members[0].reply or {})
 
     def end(self) -> None:
         """Kill what is left of the launcher and of its processes, and wait for their end."""
@@ -164,22 +169,25 @@ class _Launch:
                 hint="If the machine is only slow, raise ICCM_TRAINING__HEARTBEAT_TIMEOUT_SECONDS.",
             )
 
-    def _explain(self) -> IccmError:
-        """Return why the training failed: by the signal that ended a process, before its peers' errors."""
-        count = len(self._members)
-        failed = dict(_parse_failures(self._log))
-        for number, status in failed.items():
-            if status < 0:
-                name = signal.Signals(-status).name
-                return TrainingError(f"process {number} of {count} was ended by {name}")
-        errors = [member.reply for member in self._members if member.reply]
-        if errors:
-            first = min(errors, key=lambda reply: reply["at"])
-            return IccmError.from_dict(first["error"])
-        last = next((line for line in reversed(self._log) if line.strip()), "no output")
-        for number, status in failed.items():
-            return TrainingError(f"process {number} of {count} ended with exit status {status}")
-        return TrainingError(f"accelerate launch ended with {self._launcher.returncode}: {last}")
+
+def explain_failure(log: Sequence[str], members: Sequence[_Member], status: int) -> IccmError:
+    """Return why a training failed, by what its launcher wrote, its processes' replies and its exit status.
+
+    A signal that ended a process comes before the errors of its peers, who only lost the connection to it.
+    """
+    failures = list(_parse_failures(log))
+    # The launcher ends the others by SIGTERM; it names the first failure last.
+    killed = [failure for failure in failures if failure[1] < 0 and failure[1] != -signal.SIGTERM]
+    first, first_status = (killed or failures or [(0, 0)])[-1]
+    process = f"process {first} of {len(members)}"
+    if first_status < 0:
+        return TrainingError(f"{process} was ended by {signal.Signals(-first_status).name}")
+    if errors := [member.reply for member in members if member.reply]:
+        return IccmError.from_dict(min(errors, key=lambda reply: reply["at"])["error"])
+    if first_status:
+        return TrainingError(f"{process} ended with exit status {first_status}")
+    last = next((line for line in reversed(log) if line.strip()), "no output")
+    return TrainingError(f"accelerate launch ended with {status}: {last}")
 
 
 def _launch_command(job: TrainingJob, config: Path) -> list[str]:
@@ -194,14 +202,15 @@ def _launch_command(job: TrainingJob, config: Path) -> list[str]:
 
 def _environment(job: TrainingJob) -> dict[str, str]:
     """Return the processes' environment: they talk over the loopback interface, and end with this one."""
+    loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     assert job.accelerate is not None
     pipes = ("DAGSTER_PIPES_CONTEXT", "DAGSTER_PIPES_MESSAGES")
     inherited = {name: value for name, value in os.environ.items() if name not in pipes}
     on_cpu = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""} if job.accelerate.use_cpu else {}
-    return {**inherited, **on_cpu, **parent_env(), "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    return {**loopback, **inherited, **on_cpu, **parent_env()}
 
 
-def _parse_failures(log: deque[str]) -> Iterator[tuple[int, int]]:
+def _parse_failures(log: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Yield the number and the exit status of each process in the launcher's summary of failures."""
     number: int | None = None
     for line in log:

@@ -229,6 +229,46 @@ def test_a_model_sharded_by_fsdp_takes_the_same_steps_and_is_published_whole(
     assert again.digest == sharded.digest
 
 
+def summarize(*failures: tuple[int, int]) -> list[str]:
+    """The end of what torch's launcher writes about processes and their exit statuses, the first one last."""
+    lines = ["train FAILED", "Failures:"]
+    for number, status in failures:
+        lines += [f"  rank      : {number} (local_rank: {number})", f"  exitcode  : {status} (pid: 4711)"]
+    return [*lines, "====="]
+
+
+@pytest.mark.parametrize(
+    ("log", "replies", "reason"),
+    [
+        (summarize((0, -15), (1, -9)), [], "process 1 of 2 was ended by SIGKILL"),
+        (summarize((1, -11), (0, 1)), [(0, 1.0)], "process 1 of 2 was ended by SIGSEGV"),
+        (summarize((1, -15), (0, -15)), [], "process 0 of 2 was ended by SIGTERM"),
+        (summarize((0, -15), (1, 1)), [(1, 1.0)], "error of 1"),
+        (summarize((1, 1), (0, 1)), [(0, 2.0), (1, 1.0)], "error of 1"),
+        (summarize((0, -15), (1, 3)), [], "process 1 of 2 ended with exit status 3"),
+        (["no such file", ""], [], "accelerate launch ended with 2: no such file"),
+        ([], [], "accelerate launch ended with 2: no output"),
+    ],
+)
+def test_the_first_failure_is_named_and_not_those_that_follow_from_it(
+    log: list[str], replies: list[tuple[int, float]], reason: str
+) -> None:
+    members = [trainer_processes._Member(number) for number in range(2)]
+    for number, at in replies:
+        members[number].reply = {"error": TrainingError(f"error of {number}").to_dict(), "at": at}
+    error = trainer_processes.explain_failure(log, members, 2)
+    assert isinstance(error, TrainingError) and error.detail == reason
+
+
+def test_a_message_counts_when_its_line_is_complete(tmp_path: Path) -> None:
+    member, path = trainer_processes._Member(0), tmp_path / "0.jsonl"
+    assert list(member.read(tmp_path)) == []
+    path.write_text('{"pid": 1}\n{"point"')
+    assert list(member.read(tmp_path)) == [{"pid": 1}]
+    path.write_text('{"pid": 1}\n{"point": 2}\n')
+    assert list(member.read(tmp_path)) == [{"point": 2}]
+
+
 def test_a_machine_with_fewer_gpus_than_processes_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     config = AccelerateConfig(distributed_type="MULTI_GPU", num_processes=8, mixed_precision="bf16")
