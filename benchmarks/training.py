@@ -39,7 +39,7 @@ from iccm_assets.training.dataset import (
     compose_dataset,
     load_rehearsal,
 )
-from iccm_assets.training.finetuning import _collate, _token_loss
+from iccm_assets.training.micro_batch_trainer import collate, token_loss
 from iccm_assets.training.worker_protocol import TrainingJob
 
 PLAIN, PRODUCT = "plain Trainer", "product"
@@ -153,10 +153,10 @@ def measure_loss(model: Path, base: LoadedModel, examples: list[EncodedExample])
     from transformers import AutoModelForSeq2SeqLM
 
     trained = AutoModelForSeq2SeqLM.from_pretrained(model).eval()
-    batch = _collate(base, examples)
+    batch = collate(base, examples)
     labels = batch.pop("labels")
     with torch.inference_mode():
-        return float(_token_loss(base.kind, trained(**batch), labels))
+        return float(token_loss(base.kind, trained(**batch), labels))
 
 
 def main() -> None:

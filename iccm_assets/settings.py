@@ -212,7 +212,10 @@ class TrainingSettings(SettingsGroup):
         "more memory.",
     )
     gradient_accumulation_steps: int = Field(
-        4, ge=1, description="Examples per optimizer step, as a multiple of `batch_size`."
+        4,
+        ge=1,
+        description="Examples per optimizer step, as a multiple of `batch_size`; of several processes those "
+        "of all together.",
     )
     max_grad_norm: float = Field(0.5, gt=0, description="Gradient clipping norm.")
     epochs: int = Field(5, ge=1, description="Maximum number of epochs.")
@@ -250,6 +253,12 @@ class TrainingSettings(SettingsGroup):
     )
     heartbeat_timeout_seconds: int = Field(
         900, ge=10, description="A running attempt without a heartbeat for this long is stalled."
+    )
+    accelerate_config: str = Field(
+        "",
+        description="Configuration file of `accelerate` with which several processes of one machine train a "
+        "candidate, each on a GPU (`num_processes`); empty: one process. The processes share the examples of "
+        "each optimizer step.",
     )
     report_to: str = Field(
         "",

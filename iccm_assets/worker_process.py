@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ PARENT_PID_ENV = "WORKER_STARTED_BY"
 EXIT_STATUS = 75
 CHECK_INTERVAL_SECONDS = 1.0
 BACKGROUND_NICENESS = 19
+# How long the system may take to end a killed process, which gives back its memory first.
+KILL_SECONDS = 30.0
 
 
 def parent_env() -> dict[str, str]:
@@ -43,11 +45,37 @@ def exit_with_parent(interval_seconds: float = CHECK_INTERVAL_SECONDS) -> None:
 
     def watch() -> None:
         pause = threading.Event()
-        while os.getppid() == parent if is_direct else psutil.pid_exists(parent):
+        while os.getppid() == parent if is_direct else _is_running(parent):
             pause.wait(interval_seconds)
         os._exit(EXIT_STATUS)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def kill_tree(pid: int) -> None:
+    """Kill a process and all its descendants, and wait for their end."""
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    kill_all(family)
+
+
+def kill_all(processes: Sequence[psutil.Process]) -> None:
+    """Kill processes, and wait for their end; those that have ended already do not count."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, KILL_SECONDS)
+
+
+def _is_running(pid: int) -> bool:
+    """Whether a process runs; one that ended does not, although nobody may have waited for it."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 class LineChannel:

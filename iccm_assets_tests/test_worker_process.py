@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -92,6 +93,22 @@ def test_a_process_without_a_parent_variable_continues() -> None:
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
     with_live_parent = {**environment, **parent_env()}
     assert subprocess.run([sys.executable, "-c", code], env=with_live_parent, check=False).returncode == 0
+
+
+def test_a_parent_that_ended_and_was_not_waited_for_does_not_count_as_running() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", ""])
+    try:
+        while psutil.Process(parent.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.05)
+        code = (
+            "import time; from iccm_assets.worker_process import exit_with_parent\n"
+            "exit_with_parent(0.01); time.sleep(60)"
+        )
+        environment = {**os.environ, PARENT_PID_ENV: str(parent.pid)}
+        worker = subprocess.run([sys.executable, "-c", code], env=environment, timeout=50, check=False)
+        assert worker.returncode == EXIT_STATUS
+    finally:
+        parent.wait()
 
 
 def test_what_runs_at_the_lowest_priority_starts_processes_of_the_same() -> None:

@@ -20,7 +20,7 @@ from rich.markup import escape
 from iccm_assets.cli import machine_checks
 from iccm_assets.cli.console import AsJson, echo_json, out, pluralize, print_line
 from iccm_assets.cli.machine_checks import SystemCheck
-from iccm_assets.errors import DatabaseError, IccmError, ModelNotFoundError, first_line
+from iccm_assets.errors import DatabaseError, IccmError, ModelNotFoundError, SettingsError, first_line
 from iccm_assets.object_storage import ObjectStorage
 from iccm_assets.settings import Settings, load_settings
 
@@ -76,6 +76,7 @@ def run_checks() -> Iterator[SystemCheck]:
     yield _run_check("orchestra", _describe_orchestra, settings, fix)
     yield from check_real_traffic(settings)
     yield from check_trackers(settings)
+    yield from check_processes(settings)
     if settings.compute == "ray":
         yield from check_cluster(settings)
     yield machine_checks.check_browser()
@@ -183,19 +184,50 @@ def check_trackers(settings: Settings) -> Iterator[SystemCheck]:
         yield _run_check("MLflow model", lambda settings: check_client(settings.mlflow_model), settings)
 
 
+def check_processes(settings: Settings) -> Iterator[SystemCheck]:
+    """Read the configuration of several training processes, and count the GPUs where trainings run."""
+    from iccm_assets.training.accelerate_config import load_accelerate_config
+
+    def describe(settings: Settings) -> str:
+        config = load_accelerate_config(settings.training)
+        assert config is not None
+        where = "on CPUs" if config.use_cpu else "on a GPU each"
+        reserved = settings.ray.num_gpus
+        if settings.compute == "ray" and not config.use_cpu and reserved < config.num_processes:
+            raise SettingsError(
+                f"{config.num_processes} processes need a GPU each, and a job reserves {reserved:g}",
+                hint=f"Set ICCM_RAY__NUM_GPUS={config.num_processes}.",
+            )
+        if settings.compute == "local" and not config.use_cpu:
+            from iccm_assets.training.process_group import require_gpus
+
+            require_gpus(config)
+        return f"{config.num_processes} processes, {config.distributed_type}, {where}"
+
+    if settings.training.accelerate_config:
+        yield _run_check("training processes", describe, settings)
+
+
 @contextmanager
 def _running_database(settings: Settings) -> Iterator[Connection | None]:
-    """Connect to the database; None if it does not run or has no schema, which other checks report."""
+    """Connect to the database; None if it does not run, has no schema or lets this role not read it.
+
+    The check `postgresql` reports these.
+    """
     from sqlalchemy.exc import SQLAlchemyError
 
     from iccm_assets.db.database import create_engine_for, current_revision
     from iccm_assets.db.embedded.embedded_server import EmbeddedServer
+    from iccm_assets.db.roles import find_missing_grants
 
     engine = None
     try:
         url = settings.database_url or EmbeddedServer(settings.home).running_url()
         engine = create_engine_for(url) if url else None
         connection = engine.connect() if engine is not None and current_revision(engine) else None
+        if connection is not None and find_missing_grants(connection):
+            connection.close()
+            connection = None
     except (IccmError, SQLAlchemyError):
         connection = None
     try:

@@ -15,11 +15,10 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, 
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from iccm_assets.db import server_rights
+from iccm_assets.db import roles, server_rights
 from iccm_assets.db.compatibility import load_oldest_revision, store_oldest_revision
 from iccm_assets.db.embedded.embedded_server import EmbeddedServer
 from iccm_assets.db.locks import Lock, acquire_lock, lock_key
-from iccm_assets.db.roles import grant_rights
 from iccm_assets.db.server_rights import MissingRight
 from iccm_assets.errors import DatabaseError, DatabaseUnreachableError, SettingsError, first_line
 from iccm_assets.settings import Settings, get_settings
@@ -74,6 +73,10 @@ def find_missing_server_rights(settings: Settings) -> list[MissingRight]:
     own = _default_dagster_url(url)
     with _connected(url) as conn:
         missing = server_rights.find_missing_rights(conn)
+        if grants := roles.find_missing_grants(conn):
+            missing.append(grants)
+        if roles.is_gateway(conn):
+            return missing
         exists = conn.execute(_HAS_DATABASE, {"name": own.database}).scalar_one()
         if settings.dagster_database_url is None and not exists:
             creation = server_rights.find_missing_creation_right(conn, own.database or "")
@@ -212,7 +215,7 @@ def migrate(conn: Connection) -> None:
     config.attributes["connection"] = conn
     command.upgrade(config, "head")
     store_oldest_revision(conn)
-    grant_rights(conn)
+    roles.grant_rights(conn)
 
 
 def is_half_restored(conn: Connection) -> bool:
@@ -272,6 +275,9 @@ def _explain(url: URL, error: DBAPIError) -> DatabaseError:
     """Return a `DatabaseError` if the server answered, else a `DatabaseUnreachableError`."""
     address = f"{url.host or 'local socket'}:{url.port or 5432}/{url.database or ''}"
     message = f"{address}: {first_line(error.orig or error)}"
-    if getattr(error.orig, "sqlstate", None) is None:
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None:
         return DatabaseUnreachableError(message, hint="Check ICCM_DATABASE_URL and that the server runs.")
+    if state == server_rights.INSUFFICIENT_PRIVILEGE:
+        return DatabaseError(message, hint=roles.GRANTING)
     return DatabaseError(message)

@@ -6,9 +6,12 @@ these reach new tables, too. Where no such role exists, nothing is granted: then
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from sqlalchemy import Connection, text
+
+from iccm_assets.db.server_rights import MissingRight
 
 PLATFORM = "iccm_platform"  # code locations, runs, and the commands of people
 GATEWAY = "iccm_gateway"  # `iccm serve`
@@ -40,6 +43,9 @@ _READABLE_TOKEN_COLUMNS = (
     *("name", "scopes", "created_at", "rotated_at", "expires_at", "revoked_at", "last_used_at", "use_count"),
 )
 _MAINTAIN_VERSION = 170_000
+_MAX_NAMED_TABLES = 6
+GRANTING = "Run `iccm db upgrade` with the role that owns the schema: it grants its roles their rights."
+_RIGHT = re.compile(r"(\w+)(?: \(([^)]*)\))?")
 _EXISTING = text("select rolname from pg_roles where rolname = any(:names) order by rolname")
 _TABLES = text("select tablename from pg_tables where schemaname = 'iccm' order by tablename")
 
@@ -63,6 +69,49 @@ def grant_rights(conn: Connection) -> list[str]:
         for statement in statements[name]:
             conn.execute(text(f"{statement} to {name}"))
     return names
+
+
+def is_gateway(conn: Connection) -> bool:
+    """Whether this is the role of `iccm serve`, which knows nothing of Dagster."""
+    return bool(conn.execute(text("select current_user")).scalar_one() == GATEWAY)
+
+
+def find_missing_grants(conn: Connection) -> MissingRight | None:
+    """Return what this role lacks on the tables of the schema; every role but the gateway's needs all.
+
+    Tables that a later revision brings do not count: they come with their rights.
+    """
+    role = conn.execute(text("select current_user")).scalar_one()
+    tables = list(conn.execute(_TABLES).scalars())
+    if role == GATEWAY:
+        needed = {table: _GATEWAY[table] for table in tables if table in _GATEWAY}
+    else:
+        needed = {table: _READ if table == "alembic_version" else _ALL for table in tables}
+    lacking = {table: rights for table in needed if (rights := _find_lacking(conn, table, needed[table]))}
+    if not lacking:
+        return None
+    named = [f"{table} ({', '.join(rights)})" for table, rights in list(lacking.items())[:_MAX_NAMED_TABLES]]
+    more = len(lacking) - len(named)
+    rest = f", and on {more} more" if more else ""
+    fix = GRANTING
+    if role not in (PLATFORM, GATEWAY):
+        fix += f" {role} is none of these: iccm_platform is for code locations, runs and commands."
+    return MissingRight(f"{role} lacks rights on tables: {', '.join(named)}{rest}", fix)
+
+
+def _find_lacking(conn: Connection, table: str, rights: str) -> list[str]:
+    """Return which of the rights on a table this role lacks."""
+    lacking = []
+    for right, columns in _RIGHT.findall(rights):
+        if columns:
+            questions = [
+                f"has_column_privilege('iccm.{table}', '{c}', '{right}')" for c in columns.split(", ")
+            ]
+        else:
+            questions = [f"has_table_privilege('iccm.{table}', '{right}')"]
+        if not conn.execute(text(f"select {' and '.join(questions)}")).scalar_one():
+            lacking.append(right)
+    return lacking
 
 
 def _platform_statements(tables: list[str], server_version: int) -> Iterator[str]:

@@ -35,8 +35,9 @@ OUTAGE_SECONDS = 120.0
 TAIL_SECONDS = 5.0
 # How long `iccm doctor` waits for a node to check itself.
 DOCTOR_SECONDS = 180.0
-# What the nodes do not get: where this process submits its work, and Dagster's database.
-NOT_SENT = ("ICCM_COMPUTE", "ICCM_DAGSTER_DATABASE_URL")
+# What the nodes do not get: where this process submits its work, Dagster's database, and the path of a file
+# whose content a training job has.
+NOT_SENT = ("ICCM_COMPUTE", "ICCM_DAGSTER_DATABASE_URL", "ICCM_TRAINING__ACCELERATE_CONFIG")
 # Ray would set the first one to the CPUs that a job reserves. The last bits of a sum depend on the threads.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 

@@ -21,7 +21,7 @@ MANIFEST_FILE = "MANIFEST.json"
 FORMAT = 1
 # A manifest with an unknown key or a converted value would no longer match its own digest.
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
-_LATER_FIELDS = ("prompt", "base_digest")
+_LATER_FIELDS = ("prompt", "base_digest", "accelerate")
 
 
 class FileEntry(BaseModel):
@@ -51,6 +51,7 @@ class Manifest(BaseModel):
     manifest without a prompt, as written before models had one, means the plain one.
     The parent is identified by digest: version names belong to one database, digests to all.
     ``base_digest`` is the whole model whose weights an adapter changes; null for a whole model.
+    ``accelerate`` describes the processes that trained it, their number among others; null for one process.
     """
 
     model_config = _STRICT
@@ -67,6 +68,7 @@ class Manifest(BaseModel):
     code: Mapping[str, str] = {}
     prompt: Prompt | None = None
     base_digest: str | None = None
+    accelerate: Mapping[str, Any] | None = None
     format: int = FORMAT
 
     @property

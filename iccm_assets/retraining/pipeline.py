@@ -19,7 +19,7 @@ from iccm_assets.curation.canary_set import load_canary_set
 from iccm_assets.curation.training_pool import lock_pool
 from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now
-from iccm_assets.errors import IccmError, InputError, TrainingError
+from iccm_assets.errors import IccmError, InputError, SettingsError, TrainingError
 from iccm_assets.registry import training_runs, versions
 from iccm_assets.registry.hub import CONFIG_FILE, is_adapter
 from iccm_assets.registry.model_store import ModelStore, find_base
@@ -31,6 +31,7 @@ from iccm_assets.retraining.example_selection import ExampleSelection
 from iccm_assets.retraining.self_examples import SelfExampleChoice
 from iccm_assets.scoring.orchestra import load_orchestra_from_settings
 from iccm_assets.settings import Settings, get_settings
+from iccm_assets.training.accelerate_config import load_accelerate_config
 from iccm_assets.training.dataset import (
     Dataset,
     DatasetStore,
@@ -100,11 +101,13 @@ def record_failure(engine: sa.Engine, run: TrainingRun) -> Iterator[None]:
 
 
 def load_input_files(settings: Settings) -> list[TrainingExample]:
-    """Return the rehearsal sample; raises ``InputError`` if it or the canary set cannot be read.
+    """Return the rehearsal sample; raises ``InputError`` or ``SettingsError`` if a file cannot be used.
 
-    The canary set is needed only after the training, which would be in vain.
+    The canary set is needed only after the training, which would be in vain; the configuration of
+    `accelerate` only after the sampling.
     """
     load_canary_set(settings.canary_set)
+    load_accelerate_config(settings.training)
     return load_rehearsal(settings.rehearsal)
 
 
@@ -192,6 +195,7 @@ def prepare_training(
         emergency=run.emergency,
         training_run_id=run.id,
         storage=settings.storage,
+        accelerate=load_accelerate_config(settings.training),
     )
     with engine.begin() as conn:
         _reject_erased(conn, dataset, settings)
@@ -215,10 +219,10 @@ def prepare_training(
 
 
 def _load_input_files(engine: sa.Engine, settings: Settings, run: TrainingRun) -> list[TrainingExample]:
-    """Return the rehearsal sample; fail the run for good if a file cannot be read."""
+    """Return the rehearsal sample; fail the run for good if a file cannot be used."""
     try:
         return load_input_files(settings)
-    except InputError as error:
+    except (InputError, SettingsError) as error:
         with engine.begin() as conn:
             attempts = settings.triggers.max_attempts
             training_runs.finish_run(conn, run.id, run.fence, "failed", error=str(error), attempt=attempts)

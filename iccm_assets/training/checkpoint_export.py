@@ -10,7 +10,7 @@ import json
 import shutil
 from pathlib import Path
 
-from iccm_assets.models.generation import LoadedModel, get_device_class
+from iccm_assets.models.generation import LoadedModel
 from iccm_assets.registry.hub import ADAPTER_CONFIG_FILE, CONFIG_FILE, has_manifest
 from iccm_assets.registry.manifest import MANIFEST_FILE, Manifest, read_manifest
 from iccm_assets.registry.model_store import FOREIGN_FILES, training_provenance
@@ -34,10 +34,12 @@ def write_checkpoint(
     trained: FineTuneResult,
     staging: Path,
     base_directory: Path,
+    device: str,
 ) -> Manifest:
     """Write weights, configs, tokenizer, history and model card; return the manifest without its files.
 
     The weights are a whole model's, or those of an adapter alone; ``base_directory`` is then the base's.
+    ``device`` is the class of device that trained it.
     """
     base_digest = _write_weights(job, parent, trained, staging, base_directory)
     _copy_tokenizer(parent.path, staging)
@@ -46,13 +48,14 @@ def write_checkpoint(
         {name: value for name, value in vars(point).items() if value is not None} for point in trained.history
     ]
     (staging / HISTORY_FILE).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
+    processes = {"processes": job.accelerate.num_processes} if job.accelerate else {}
     card = render_model_card(
         base=base,
         parent_digest=parent.digest,
         base_digest=base_digest,
         dataset_digest=dataset.digest,
         counts=trained.counts,
-        config=job.hyperparameters,
+        config={**job.hyperparameters, **processes},
         history=trained.history,
         weight_change=trained.weight_change,
         best_step=trained.best_step,
@@ -67,10 +70,11 @@ def write_checkpoint(
         config=job.hyperparameters,
         seed=job.config.seed,
         threads=job.config.threads,
-        device=get_device_class(trained.loaded.model.device),
+        device=device,
         code=training_provenance(job.config.method),
         prompt=parent.encoder.prompt,
         base_digest=base_digest,
+        accelerate=job.accelerate.describe_for_manifest() if job.accelerate else None,
     )
 
 

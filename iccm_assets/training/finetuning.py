@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
@@ -31,25 +32,24 @@ from iccm_assets.errors import TrainingDivergedError, TrainingError
 from iccm_assets.models.generation import (
     LoadedModel,
     context_length,
-    decoder_start_token_id,
     set_threads,
 )
 from iccm_assets.models.tokenization import (
-    IGNORE_INDEX,
     EncodedExample,
-    ModelKind,
-    get_pad_token_id,
-    pad,
 )
 from iccm_assets.registry.loss_curve import LossPoint
 from iccm_assets.settings import TrainingSettings
 from iccm_assets.training import checkpointing
 from iccm_assets.training.dataset import Dataset
-from iccm_assets.training.micro_batches import Widths, divide_step, get_max_tokens
+from iccm_assets.training.micro_batch_trainer import MicroBatchTrainer, collate, measure, token_loss
+from iccm_assets.training.micro_batches import get_max_tokens
 from iccm_assets.training.run_tracking import RunReporter
 from iccm_assets.training.training_method import resolve_method
 from iccm_assets.training.whole_model import WholeModelTraining, has_bf16
 from iccm_assets.training.worker_protocol import WeightChange
+
+if TYPE_CHECKING:
+    from iccm_assets.training.process_group import ProcessGroup
 
 ProgressCallback = Callable[[LossPoint], None]
 DescribeStart = Callable[[Mapping[str, Any], Mapping[str, Any], int], Mapping[str, Any]]
@@ -84,7 +84,8 @@ def fine_tune(
     identity: str | None = None,
     adapter: Path | None = None,
     tracking: Tracking | None = None,
-) -> FineTuneResult:
+    group: ProcessGroup | None = None,
+) -> FineTuneResult | None:
     """Train on the dataset's new and rehearsal examples, and use the epoch of least validation loss.
 
     The method is ``full`` or ``lora``; ``lora`` continues the ``adapter`` of a directory, or begins one.
@@ -92,12 +93,13 @@ def fine_tune(
     ``scratch`` holds the Trainer's checkpoints and may be deleted afterwards. ``on_progress`` is called for
     every step and evaluation and may raise to stop. With an ``identity`` of this training, each epoch's
     checkpoint can be resumed, and a matching one in ``scratch`` is resumed, with the same bits as a
-    result. With ``tracking`` the course of the training is sent to experiment trackers, too. Raises
-    ``TrainingDivergedError`` if the loss, the gradient or a weight is not finite.
+    result. With ``tracking`` the course of the training is sent to experiment trackers, too. Of a ``group``
+    of processes that train together, all but the main one return None. Raises ``TrainingDivergedError`` if
+    the loss, the gradient or a weight is not finite.
     """
-    checkpoint = None if identity is None else checkpointing.find_resume_point(scratch, identity)
+    checkpoint = _find_checkpoint(scratch, identity, group)
     config = resolve_method(config, sum(weight.numel() for weight in loaded.model.parameters()))
-    training = _select_training(config, adapter)
+    training = _select_training(config, adapter, keeps_parent=group is None or group.is_main)
     train, validation, counts = _encode(loaded, dataset, config)
     with reproducible(config):
         disable_cache(loaded.model)
@@ -111,23 +113,29 @@ def fine_tune(
             # Optimizer state is three quarters of a checkpoint: written only if the training can be resumed.
             save_only_model=identity is None,
             eval_on_start=checkpoint is None,
+            **({} if group is None else make_group_arguments(group)),
         )
-        trainer = _MicroBatchTrainer(
+        trainer = MicroBatchTrainer(
             max_tokens=get_max_tokens(
-                [_measure(example, loaded.kind) for example in train],
+                [measure(example, loaded.kind) for example in train],
                 config.batch_size,
                 on_cpu=loaded.model.device.type == "cpu",
             ),
+            kind=loaded.kind,
             model=model,
             args=arguments,
             train_dataset=train,
-            eval_dataset=sorted(validation, key=lambda example: _measure(example, loaded.kind)),
-            data_collator=partial(_collate, loaded),
-            compute_loss_func=partial(_token_loss, loaded.kind),
+            eval_dataset=sorted(validation, key=lambda example: measure(example, loaded.kind)),
+            data_collator=partial(collate, loaded),
+            compute_loss_func=partial(token_loss, loaded.kind),
             callbacks=make_callbacks(recorder, config, tracking),
         )
         run_trainer(trainer, recorder, str(checkpoint.checkpoint) if checkpoint else None)
-        model = trainer.model
+        if group is not None:
+            group.wait()  # the main process deletes the checkpoints next
+            if not group.is_main:
+                return None
+        model = _get_whole_model(trainer, loaded, group)
         weight_change = training.finish(model, config)
     result = build_result(replace(loaded, model=model.eval()), trainer, recorder, weight_change, counts)
     return replace(result, resumed_from_step=checkpoint.step if checkpoint else 0)
@@ -171,21 +179,22 @@ def make_callbacks(
     return [recorder, EarlyStoppingCallback(config.early_stopping_patience), *trackers]
 
 
-class _MicroBatchTrainer(Trainer):  # type: ignore[misc]
-    """Computes a batch, the examples of one optimizer step, in the forward passes of ``divide_step``."""
+def _find_checkpoint(
+    scratch: Path, identity: str | None, group: ProcessGroup | None
+) -> checkpointing.ResumePoint | None:
+    """Return the checkpoint to resume, the same in all processes: the main one looks for it."""
+    if identity is None:
+        return None
+    find = partial(checkpointing.find_resume_point, scratch, identity)
+    return find() if group is None else group.call_in_main(find)
 
-    def __init__(self, *, max_tokens: Widths, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self._max_tokens = max_tokens
 
-    def training_step(
-        self, model: Any, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None
-    ) -> torch.Tensor:
-        """Return the loss of the step, after adding up the gradients of its passes."""
-        losses = []
-        for part in _divide_batch(inputs, self._max_tokens):
-            losses.append(super().training_step(model, part, num_items_in_batch))
-        return torch.stack(losses).sum()
+def _get_whole_model(trainer: Trainer, loaded: LoadedModel, group: ProcessGroup | None) -> Any:
+    """Return the trained model: of a sharded one its best checkpoint, which has whole weights, on the CPU."""
+    if group is None or not group.is_sharded:
+        return trainer.model
+    best = trainer.state.best_model_checkpoint
+    return type(loaded.model).from_pretrained(best, dtype=torch.float32)
 
 
 class ProgressRecorder(TrainerCallback):  # type: ignore[misc]
@@ -211,8 +220,10 @@ class ProgressRecorder(TrainerCallback):  # type: ignore[misc]
         self._record(state, validation_loss=metrics["eval_loss"])
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if args.world_size > 1:
+            torch.distributed.barrier()  # each process writes a part of the checkpoint
         # A checkpoint does not record that training was about to stop: a resumed run would train too long.
-        if self._identity is not None and not control.should_training_stop:
+        if self._identity is not None and not control.should_training_stop and args.process_index == 0:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             checkpointing.mark_complete(checkpoint, self._identity, self.history)
 
@@ -244,50 +255,6 @@ class _TrackerForwarder(TrainerCallback):  # type: ignore[misc]
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._reporter.send({"finish": {}})
-
-
-def _collate(loaded: LoadedModel, rows: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:
-    """Pad tokenized examples to one batch of tensors (rows, tokens); add the decoder's input for seq2seq."""
-    padding_id = get_pad_token_id(loaded.tokenizer)
-    batch = {
-        "input_ids": pad([row.input_ids for row in rows], padding_id),
-        "attention_mask": pad([[1] * len(row.input_ids) for row in rows], 0),
-        "labels": pad([row.labels for row in rows], IGNORE_INDEX),
-    }
-    if loaded.kind == "seq2seq":
-        start = decoder_start_token_id(loaded.model)
-        batch["decoder_input_ids"] = pad([[start, *row.labels[:-1]] for row in rows], padding_id)
-    return {name: torch.tensor(values) for name, values in batch.items()}
-
-
-def _divide_batch(batch: dict[str, torch.Tensor], max_tokens: Widths) -> Iterator[dict[str, torch.Tensor]]:
-    """Yield a padded batch as the micro-batches of ``divide_step``, with no more padding than they need."""
-    inputs = batch["attention_mask"].sum(dim=1).tolist()
-    labels = [0] * len(inputs)  # of a causal model as long as the inputs, and no tokens of their own
-    if "decoder_input_ids" in batch:
-        labels = batch["labels"].ne(IGNORE_INDEX).sum(dim=1).tolist()
-    for rows, widths in divide_step(list(map(Widths, inputs, labels)), max_tokens):
-        width = dict.fromkeys(batch, widths.inputs)
-        if widths.labels:
-            width |= dict.fromkeys(("labels", "decoder_input_ids"), widths.labels)
-        yield {name: values[rows, : width[name]] for name, values in batch.items()}
-
-
-def _measure(example: EncodedExample, kind: ModelKind) -> Widths:
-    return Widths(len(example.input_ids), len(example.labels) if kind == "seq2seq" else 0)
-
-
-def _token_loss(
-    kind: ModelKind, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None
-) -> torch.Tensor:
-    """Return the cross entropy summed over target tokens, divided by those of the optimizer step."""
-    logits = outputs["logits"].float()
-    if kind == "causal":  # each position predicts the next token
-        logits, labels = logits[:, :-1], labels[:, 1:]
-    total = torch.nn.functional.cross_entropy(
-        logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=IGNORE_INDEX, reduction="sum"
-    )
-    return total / (labels.ne(IGNORE_INDEX).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
 def make_training_arguments(
@@ -338,6 +305,17 @@ def make_training_arguments(
     return make(**{**values, **more})
 
 
+def make_group_arguments(group: ProcessGroup) -> dict[str, Any]:
+    """Return the Trainer's arguments that differ where several processes train together."""
+    return {
+        # Each process has the whole step, so that it knows its tokens.
+        "average_tokens_across_devices": False,
+        "use_cpu": group.device.type == "cpu",
+        # `accelerate launch` says so, by the file's mixed_precision.
+        "bf16": os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16",
+    }
+
+
 @contextlib.contextmanager
 def reproducible(config: TrainingSettings) -> Iterator[None]:
     """Fix seeds, threads and algorithms for the block; restore the process's settings afterwards (L5)."""
@@ -377,10 +355,10 @@ def _encode(
     return train, validation, {**fitting.counts, "too_long": too_long}
 
 
-def _select_training(config: TrainingSettings, adapter: Path | None) -> Any:
+def _select_training(config: TrainingSettings, adapter: Path | None, *, keeps_parent: bool) -> Any:
     """Return how weights become trainable and are compared with their parent's, by the method."""
     if config.method == "full":
-        return WholeModelTraining()
+        return WholeModelTraining(keeps_parent=keeps_parent)
     from iccm_assets.training.adapter_training import AdapterTraining
 
     return AdapterTraining(adapter)

@@ -59,3 +59,19 @@ def divide_step(examples: Sequence[Widths], max_tokens: Widths) -> list[MicroBat
             options.append((cost + PASS_COST_TOKENS + rows * sum(widths), [*passes, micro_batch]))
         cheapest.append(min(options))
     return cheapest[-1][1]
+
+
+def share_step(examples: Sequence[Widths], max_tokens: Widths, processes: int, rank: int) -> list[MicroBatch]:
+    """Return the passes of one of several processes that compute the gradient of a step together (K4).
+
+    The examples are dealt by length, so that all have about the same work. All make the same number of
+    passes, which a model that is divided among them requires; a pass without ``rows`` counts nothing.
+    """
+    order = sorted(range(len(examples)), key=lambda row: (sum(examples[row]), row))
+    shares = [order[start::processes] for start in range(processes)]
+    passes = [divide_step([examples[row] for row in share], max_tokens) if share else [] for share in shares]
+    idle = MicroBatch([], examples[order[0]])
+    return [
+        *[idle] * (max(map(len, passes)) - len(passes[rank])),
+        *(MicroBatch([shares[rank][row] for row in part.rows], part.widths) for part in passes[rank]),
+    ]

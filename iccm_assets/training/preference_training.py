@@ -11,7 +11,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from iccm_assets.errors import TrainingError
 from iccm_assets.models.generation import LoadedModel, context_length
@@ -22,6 +22,9 @@ from iccm_assets.training.dataset import Dataset, TrainingExample
 from iccm_assets.training.finetuning import FineTuneResult, ProgressCallback, Tracking
 from iccm_assets.training.training_method import require_kind, resolve_method
 from iccm_assets.training.whole_model import WholeModelTraining
+
+if TYPE_CHECKING:
+    from iccm_assets.training.process_group import ProcessGroup
 
 Pair = dict[str, list[int]]
 
@@ -37,13 +40,15 @@ def fine_tune_preferences(
     identity: str | None = None,
     adapter: Path | None = None,
     tracking: Tracking | None = None,
+    group: ProcessGroup | None = None,
 ) -> FineTuneResult:
     """Train on the dataset's pairs, and use the epoch of least validation loss; see ``fine_tune``.
 
-    ``identity`` and ``adapter`` are not used: nothing is resumed, and all weights are trained. Raises
-    ``SettingsError`` for a seq2seq model and for the method ``lora``, ``TrainingError`` without ``trl``.
+    ``identity``, ``adapter`` and ``group`` are not used: nothing is resumed, all weights are trained, and in
+    one process. Raises ``SettingsError`` for a seq2seq model and for the method ``lora``, ``TrainingError``
+    without ``trl``.
     """
-    del identity, adapter
+    del identity, adapter, group
     config = resolve_method(config, sum(weight.numel() for weight in loaded.model.parameters()))
     require_kind(config, seq2seq=loaded.kind == "seq2seq")
     trl, collator = _import_trl()

@@ -30,8 +30,10 @@ from iccm_assets.registry.model_store import ModelStore, training_provenance
 from iccm_assets.registry.versions import ModelVersion
 from iccm_assets.settings import TrainingSettings
 from iccm_assets.storage_cache import StorageCache
+from iccm_assets.training.accelerate_config import AccelerateConfig
 from iccm_assets.training.dataset import DATASET_MANIFEST_FILE, DatasetStore
 from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome, parse_reply
+from iccm_assets.worker_process import kill_tree
 
 WORKSPACE_DIRECTORY = ".verify"
 ReproductionOutcome = Literal["reproduced", "differs", "impossible", "imported"]
@@ -151,6 +153,7 @@ def _find_missing_input(models: ModelStore, datasets: DatasetStore, manifest: Ma
         datasets.load(manifest.dataset_digest or "")
         models.verify(manifest.parent_digest or "")
         TrainingSettings(**manifest.config)
+        AccelerateConfig.model_validate(manifest.accelerate) if manifest.accelerate else None
     except CorruptCheckpointError as error:
         return f"its parent is damaged: {error.detail}"
     except ModelError:
@@ -173,6 +176,7 @@ def _build_job(
         config=TrainingSettings(**manifest.config),
         run_id="verify",
         device=manifest.device,
+        accelerate=AccelerateConfig.model_validate(manifest.accelerate) if manifest.accelerate else None,
     )
 
 
@@ -245,7 +249,7 @@ def run_streaming(command: Sequence[str], on_line: LineCallback) -> tuple[str, s
                 last_line = line.strip() or last_line
                 on_line(line.rstrip())
         except BaseException:
-            process.kill()
+            kill_tree(process.pid)
             raise
         finally:
             reader.join()

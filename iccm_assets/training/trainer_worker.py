@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -45,8 +45,10 @@ from iccm_assets.registry.model_store import ModelStore, StoredModel, training_p
 from iccm_assets.registry.training_runs import heartbeat
 from iccm_assets.settings import get_settings
 from iccm_assets.storage_cache import open_storage_at
+from iccm_assets.training.accelerate_config import require_trainable
 from iccm_assets.training.dataset import Dataset, DatasetStore, read_dataset
 from iccm_assets.training.run_tracking import describe_start, start_reporter
+from iccm_assets.training.trainer_processes import train_in_processes
 from iccm_assets.training.training_method import choose_method
 from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome, parse_job, to_reply
 from iccm_assets.worker_process import exit_with_parent, open_pipes
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
 
     from iccm_assets.models.generation import LoadedModel
     from iccm_assets.training.finetuning import DescribeStart, FineTuneResult
+    from iccm_assets.training.process_group import ProcessGroup
 
 log = logging.getLogger(__name__)
 
@@ -87,25 +90,20 @@ def train(
     ``TrainingDivergedError``, ``StaleFenceError``, else ``TrainingError``; nothing is published then.
     """
     started = time.perf_counter()
-    # A job that cannot be trained fails here, before the seconds that importing torch takes.
-    storage = open_storage_at(job.storage, Path(job.home), get_settings().storage_max_cache_gib)
-    store = ModelStore(Path(job.home), storage)
-    dataset = read_dataset(DatasetStore(Path(job.home), storage).locate(job.dataset))
-    parent = resolve(str(store.locate(job.base)))
-    base = store.locate_base(parent) if is_adapter(parent) else parent
-    job = job.model_copy(update={"config": choose_method(job.config, parent, base)})
-    before_import(job.config.objective, job.config.method == "lora" or parent != base)
+    inputs = load_inputs(job)
+    job, store, dataset = inputs.job, inputs.store, inputs.dataset
+    before_import(job.config.objective, inputs.uses_adapters)
 
-    from iccm_assets.models.generation import get_device_class
     from iccm_assets.training.checkpoint_export import write_checkpoint
-    from iccm_assets.training.parent_model import load_parent
 
     with _translated_errors(), start_reporter(job.config, warn) as reporter:
-        loaded = load_parent(parent, base, method=job.config.method)
-        _resume_garbage_collection()
-        device = get_device_class(loaded.model.device)
-        resumable = _check_resources(job, loaded, device, store.free_bytes())
-        staging = store.create_staging(job.run_id, job.attempt, job.fence, inherit=SCRATCH)
+        loaded, device, group = _load_parent(inputs)
+
+        def stage() -> tuple[Path, bool]:
+            resumable = _check_resources(job, loaded, device, store.free_bytes())
+            return store.create_staging(job.run_id, job.attempt, job.fence, inherit=SCRATCH), resumable
+
+        staging, resumable = stage() if group is None else group.call_in_main(stage)
         loaded_at = time.perf_counter()
         try:
             trained = _load_objective(job)(
@@ -116,16 +114,18 @@ def train(
                 scratch=staging / SCRATCH,
                 on_progress=_with_heartbeat(progress, still_current),
                 identity=_training_identity(job, loaded, dataset, device) if resumable else None,
-                adapter=parent if job.config.method == "lora" and parent != base else None,
+                adapter=inputs.adapter,
                 tracking=(reporter, _describe_tracked_run(job, loaded, dataset)),
+                **({} if group is None else {"group": group}),
             )
+            assert trained is not None  # this is the main process
             if trained.weight_change.changed_share == 0.0:
                 raise NoWeightsChangedError(
                     f"learning rate {job.config.learning_rate:g}, {len(trained.history)} records"
                 )
             trained_at = time.perf_counter()
             remove_tree(staging / SCRATCH)
-            manifest = write_checkpoint(job, loaded, dataset, trained, staging, base)
+            manifest = write_checkpoint(job, loaded, dataset, trained, staging, inputs.base, device)
             published = store.publish(staging, manifest, _with_retries(still_current))
         finally:
             remove_tree(staging)
@@ -139,6 +139,86 @@ def train(
     return outcome.model_copy(update={"tracker_runs": dict(reporter.runs)})
 
 
+def assist_training(job: TrainingJob, *, progress: Callable[[LossPoint], None]) -> None:
+    """Compute a share of each step of a training whose main process is another one (K4).
+
+    Nothing is reported but ``progress``, and nothing is published here.
+    """
+    inputs = load_inputs(job)
+    job = inputs.job
+    skip_unused_libraries(job.config.objective, inputs.uses_adapters)
+    with _translated_errors():
+        loaded, device, group = _load_parent(inputs)
+        assert group is not None
+        # The main process decides; this one only hears where the checkpoints lie.
+        staging, resumable = group.call_in_main(lambda: (Path(), False))
+        _load_objective(job)(
+            loaded,
+            inputs.dataset,
+            job.config,
+            epochs=job.epochs,
+            scratch=staging / SCRATCH,
+            on_progress=progress,
+            identity=_training_identity(job, loaded, inputs.dataset, device) if resumable else None,
+            adapter=inputs.adapter,
+            group=group,
+        )
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What a job needs, found and checked: ``base`` is the parent itself, or an adapter's base.
+
+    ``adapter`` is the one to train on, and ``job`` has the method that ``auto`` stands for.
+    """
+
+    job: TrainingJob
+    store: ModelStore
+    dataset: Dataset
+    parent: Path
+    base: Path
+
+    @property
+    def uses_adapters(self) -> bool:
+        """Whether ``peft`` is needed."""
+        return self.job.config.method == "lora" or self.parent != self.base
+
+    @property
+    def adapter(self) -> Path | None:
+        """The adapter that is trained on."""
+        return self.parent if self.job.config.method == "lora" and self.parent != self.base else None
+
+
+def load_inputs(job: TrainingJob) -> TrainingInputs:
+    """Find what a job names; one that cannot be trained fails here, before torch is imported."""
+    storage = open_storage_at(job.storage, Path(job.home), get_settings().storage_max_cache_gib)
+    store = ModelStore(Path(job.home), storage)
+    dataset = read_dataset(DatasetStore(Path(job.home), storage).locate(job.dataset))
+    parent = resolve(str(store.locate(job.base)))
+    base = store.locate_base(parent) if is_adapter(parent) else parent
+    job = job.model_copy(update={"config": choose_method(job.config, parent, base)})
+    if job.accelerate is not None:
+        require_trainable(job.config, job.accelerate)
+    return TrainingInputs(job, store, dataset, parent, base)
+
+
+def _load_parent(inputs: TrainingInputs) -> tuple[LoadedModel, str, ProcessGroup | None]:
+    """Load the model to train; return it, the class of the device that trains it, and the processes."""
+    from iccm_assets.models.generation import get_device_class
+    from iccm_assets.training.parent_model import load_parent
+
+    group, target = None, None
+    if inputs.job.accelerate is not None:
+        from iccm_assets.training.process_group import join_group
+
+        group = join_group(inputs.job.accelerate)
+        # A model that is divided among GPUs may be too large for one of them.
+        target = "cpu" if group.is_sharded else None
+    loaded = load_parent(inputs.parent, inputs.base, method=inputs.job.config.method, device=target)
+    _resume_garbage_collection()
+    return loaded, get_device_class(loaded.model.device if group is None else group.device), group
+
+
 def _describe_tracked_run(job: TrainingJob, loaded: LoadedModel, dataset: Dataset) -> DescribeStart:
     """Describe the run to its trackers; the version that will be its name is known after the training."""
     tags = {
@@ -150,7 +230,7 @@ def _describe_tracked_run(job: TrainingJob, loaded: LoadedModel, dataset: Datase
     return describe_start(Path(job.home), job.config, f"training-{job.run_id}", tags)
 
 
-def _load_objective(job: TrainingJob) -> Callable[..., FineTuneResult]:
+def _load_objective(job: TrainingJob) -> Callable[..., FineTuneResult | None]:
     """Return the function that trains for the job's objective; it imports what that needs."""
     if job.config.objective == "dpo":
         from iccm_assets.training.preference_training import fine_tune_preferences
@@ -202,13 +282,22 @@ def _check_resources(job: TrainingJob, loaded: LoadedModel, device: str, free: i
             f" (three times the {what})",
             hint="Free disk space below $ICCM_HOME.",
         )
-    return bool(free >= RESUMABLE_DISK_FACTOR * size)
+    resumable = bool(free >= RESUMABLE_DISK_FACTOR * size)
+    if job.accelerate is not None and job.accelerate.is_sharded and not resumable:
+        required = RESUMABLE_DISK_FACTOR * size / 1e9
+        raise TrainingError(
+            f"{free / 1e9:.2f} GB are free and {required:.2f} GB are required for the checkpoints of FSDP"
+            " (nine times the model)",
+            hint="Free disk space below $ICCM_HOME.",
+        )
+    return resumable
 
 
 def _training_identity(job: TrainingJob, loaded: LoadedModel, dataset: Dataset, device: str) -> str:
     """Return the hash of everything the weights depend on: only an equal training may resume another."""
     provenance = training_provenance(job.config.method)
-    return sha256_json([loaded.digest, dataset.digest, job.hyperparameters, device, provenance])
+    processes = [] if job.accelerate is None else [job.accelerate.describe_for_manifest()]
+    return sha256_json([loaded.digest, dataset.digest, job.hyperparameters, device, provenance, *processes])
 
 
 def _with_heartbeat(
@@ -268,7 +357,7 @@ def _translated_errors() -> Iterator[None]:
         raise TrainingError(first_line(error)) from error
 
 
-def _make_heartbeat(training_run_id: int | None, fence: int) -> Callable[[], bool]:
+def make_heartbeat(training_run_id: int | None, fence: int) -> Callable[[], bool]:
     """Return the heartbeat of a run's row: it writes the time and returns whether the fence still holds."""
     if training_run_id is None:
         return lambda: True
@@ -313,7 +402,7 @@ def _resume_garbage_collection() -> None:
         gc.enable()
 
 
-def _skip_unused_libraries(objective: str, uses_adapters: bool) -> None:
+def skip_unused_libraries(objective: str, uses_adapters: bool) -> None:
     """Let ``transformers`` and ``accelerate`` do without optional packages that this training does not use.
 
     They import them if they are installed, which takes 0.6 CPU seconds: ``None`` is Python's way to hide one.
@@ -332,12 +421,15 @@ def _run_job(
         job = parse_job(values)
         if is_on_cluster():
             job = job.move_home(get_settings().home)
-        still_current = _make_heartbeat(job.training_run_id, job.fence)
+        if job.accelerate is not None:
+            load_inputs(job)
+            return to_reply(train_in_processes(job, progress, warn))
+        still_current = make_heartbeat(job.training_run_id, job.fence)
         outcome = train(
             job,
             progress=progress,
             still_current=still_current,
-            before_import=_skip_unused_libraries,
+            before_import=skip_unused_libraries,
             warn=warn,
         )
         return to_reply(outcome)

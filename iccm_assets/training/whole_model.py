@@ -13,14 +13,20 @@ from iccm_assets.training.worker_protocol import WeightChange
 
 
 class WholeModelTraining:
-    """All weights of a model, in float32 even if the checkpoint's are not."""
+    """All weights of a model, in float32 even if the checkpoint's are not.
 
-    def __init__(self) -> None:
+    Without ``keeps_parent`` the change cannot be measured: of several processes one keeps the weights before.
+    """
+
+    def __init__(self, *, keeps_parent: bool = True) -> None:
+        self._keeps_parent = keeps_parent
         self._production: dict[str, torch.Tensor] = {}
 
     def begin(self, model: Any, config: TrainingSettings) -> Any:
         """Return the model to train."""
-        self._production = {name: weight.detach().cpu().clone() for name, weight in model.named_parameters()}
+        if self._keeps_parent:
+            named = model.named_parameters()
+            self._production = {name: weight.detach().cpu().clone() for name, weight in named}
         return model.float()
 
     def finish(self, model: Any, config: TrainingSettings) -> WeightChange:

@@ -15,11 +15,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from iccm_assets.errors import IccmError, TrainingError
 from iccm_assets.registry.loss_curve import LossPoint
 from iccm_assets.settings import TrainingSettings
+from iccm_assets.training.accelerate_config import AccelerateConfig
 
 # Settings of the supervision and the reports of a run, which do not affect the weights: not part of a
 # candidate's identity.
 OPERATIONAL_FIELDS = {
     *("max_runtime_seconds", "heartbeat_timeout_seconds", "emergency_epochs"),
+    "accelerate_config",  # the path; the content is the job's and the manifest's ``accelerate``
     *("report_to", "report_timeout_seconds"),
 }
 
@@ -47,6 +49,7 @@ class TrainingJob(BaseModel):
     training_run_id: int | None = None
     device: str | None = None
     storage: str = ""
+    accelerate: AccelerateConfig | None = None
 
     @property
     def epochs(self) -> int:

@@ -249,3 +249,26 @@ def test_trackers_that_are_missing_or_without_an_address_are_requirements(
     monkeypatch.delenv("ICCM_TRAINING__REPORT_TO")
     monkeypatch.delenv("ICCM_MLFLOW_MODEL")
     assert list(doctor.check_trackers(load_settings())) == []
+
+
+def test_the_processes_of_a_training_are_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def check(**environment: str) -> SystemCheck:
+        with monkeypatch.context() as variables:
+            for name, value in {"TRAINING__ACCELERATE_CONFIG": str(path), **environment}.items():
+                variables.setenv(f"ICCM_{name}", value)
+            [result] = doctor.check_processes(load_settings())
+        return result
+
+    path = tmp_path / "accelerate.yaml"
+    assert list(doctor.check_processes(load_settings())) == []
+    assert "accelerate.yaml cannot be read" in check().detail
+    path.write_text("{distributed_type: MULTI_CPU, num_processes: 2, use_cpu: true}")
+    assert check() == SystemCheck("training processes", True, True, "2 processes, MULTI_CPU, on CPUs")
+    odd = check(TRAINING__BATCH_SIZE="1", TRAINING__GRADIENT_ACCUMULATION_STEPS="3")
+    assert not odd.ok and "cannot share equally" in odd.detail
+    path.write_text("{distributed_type: MULTI_GPU, num_processes: 800}")
+    many = {"TRAINING__GRADIENT_ACCUMULATION_STEPS": "800"}
+    assert "needs 800 GPUs" in check(**many).detail
+    on_cluster = check(**many, COMPUTE="ray", RAY__NUM_GPUS="8")
+    assert not on_cluster.ok and on_cluster.fix == "Set ICCM_RAY__NUM_GPUS=800."
+    assert check(**many, COMPUTE="ray", RAY__NUM_GPUS="800").ok

@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from iccm_assets.cli import doctor
+from iccm_assets.cli.machine_checks import SystemCheck
 from iccm_assets.db import tables as t
 from iccm_assets.db.database import connect, dagster_url, head_revision, upgrade
 from iccm_assets.db.roles import GATEWAY, PLATFORM, READ_ONLY
 from iccm_assets.errors import DatabaseError
 from iccm_assets.gateway.tokens import create_token
 from iccm_assets.governance.physical_erasure import _autocommit, _vacuum
+from iccm_assets.models import model_probe
+from iccm_assets.registry import model_store
 from iccm_assets.settings import Settings, load_settings
 from iccm_assets_tests.factories import gateways
 from iccm_assets_tests.factories.external_servers import ExternalServer, external_server
@@ -205,6 +209,60 @@ def test_a_gateway_of_its_role_serves_and_stores(server: ExternalServer, tmp_pat
         assert "iccm_gateway_dead_letters_total 0.0" in metrics
     assert gateways.stored(platform) == {"r-1"}
     platform.dispose()
+
+
+def doctor_checks(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> dict[str, SystemCheck]:
+    """What `iccm doctor` finds out from the database, as the role of the settings."""
+    monkeypatch.setattr(model_probe, "probe_model", lambda directory, settings: None)
+    monkeypatch.setattr(model_store, "fetch_model", lambda path, settings: Path(path))
+    checks = [
+        doctor.check_database(settings),
+        *doctor.check_production(settings),
+        *doctor.check_real_traffic(settings),
+    ]
+    return {check.name: check for check in checks}
+
+
+@pytest.mark.parametrize("role", ["owner", "platform", "gateway"])
+def test_doctor_is_content_with_the_role_that_a_process_has(
+    role: str, server: ExternalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load_settings(home=tmp_path, database_url=server.url(role))
+    if role != "gateway":  # which does not know of Dagster
+        settings = settings_for(server, role, tmp_path)
+    checks = doctor_checks(settings, monkeypatch)
+    assert checks["postgresql"].ok, checks["postgresql"]
+    assert f"schema revision {head_revision()}" in checks["postgresql"].detail
+    assert checks["production model"].ok, checks["production model"]
+
+
+def test_doctor_names_the_rights_that_a_role_lacks_and_who_grants_them(
+    server: ExternalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = server.engine("owner")
+    with owner.begin() as conn:
+        conn.execute(sa.text(f"revoke delete on iccm.feedback from {PLATFORM}, {GATEWAY}"))
+        conn.execute(sa.text(f"revoke update on iccm.alerts from {PLATFORM}"))
+        conn.execute(sa.text(f"revoke all on iccm.gateway_tokens, iccm.model_versions from {GATEWAY}"))
+    try:
+        for role, lacking in (
+            ("platform", "alerts (update), feedback (delete)"),
+            ("gateway", "feedback (delete), gateway_tokens (select, update), model_versions (select)"),
+            ("read_only", "(insert, update, delete)"),
+        ):
+            settings = settings_for(server, role, tmp_path)
+            check = doctor_checks(settings, monkeypatch)["postgresql"]
+            assert not check.ok and f"iccm_{role} lacks rights" in check.detail and lacking in check.detail
+            assert "`iccm db upgrade` with the role that owns the schema" in check.fix
+        # As if the roles were made after the last upgrade: nothing was granted yet.
+        with owner.begin() as conn:
+            conn.execute(sa.text(f"revoke usage on schema iccm from {PLATFORM}"))
+        check = doctor_checks(settings_for(server, "platform", tmp_path), monkeypatch)["postgresql"]
+        assert not check.ok and "permission denied for schema iccm" in check.detail
+        assert "`iccm db upgrade` with the role that owns the schema" in check.fix
+    finally:
+        upgrade(owner)
+        owner.dispose()
 
 
 def test_an_old_schema_tells_a_process_without_rights_who_upgrades_it(

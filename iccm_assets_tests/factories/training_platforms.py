@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +35,14 @@ class TrainingPlatform:
     engine: sa.Engine
     settings: Settings
 
-    def version(self, job: TrainingJob, parent: str | None = None) -> ModelVersion:
+    def version(
+        self,
+        job: TrainingJob,
+        parent: str | None = None,
+        train_function: Callable[[TrainingJob], TrainingOutcome] = train,
+    ) -> ModelVersion:
         """Train a version and register it with its lineage."""
-        outcome = train(job)
+        outcome = train_function(job)
         examples = {
             example.conversation_id: example.role
             for example in read_dataset(Path(job.dataset)).examples

@@ -22,6 +22,8 @@ from iccm_assets_tests.factories.erasure_worlds import World, learn, populated, 
         ("rehearsal", "source_code,requirements\n", r"the rehearsal sample .*, line 1: not JSON"),
         ("rehearsal", "\n", r"the rehearsal sample .* is empty"),
         ("canary_set", None, r"the canary set .*: No such file.*ICCM_CANARY_SET"),
+        ("accelerate_config", None, r"cannot be read \(No such file.*ICCM_TRAINING__ACCELERATE_CONFIG"),
+        ("accelerate_config", "{num_processes: 2}", r"distributed_type: Field required"),
     ],
 )
 def test_a_file_that_cannot_be_read_ends_the_retrain_before_it_selects(
@@ -38,6 +40,9 @@ def test_a_file_that_cannot_be_read_ends_the_retrain_before_it_selects(
         path.write_text(content)
     monkeypatch.setattr(versions, "get_version", lambda *_: pytest.fail("the files are read first"))
     broken = settings.model_copy(update={name: str(path)})
+    if name == "accelerate_config":
+        training = settings.training.model_copy(update={name: str(path)})
+        broken = settings.model_copy(update={"training": training})
     with engine.begin() as conn:
         run = training_runs.create_run(conn, triggers.manual_trigger("k"))
     assert run is not None

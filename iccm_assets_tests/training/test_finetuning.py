@@ -16,11 +16,10 @@ from iccm_assets.settings import TrainingSettings
 from iccm_assets.training.dataset import Dataset
 from iccm_assets.training.finetuning import (
     FineTuneResult,
-    _collate,
-    _token_loss,
     fine_tune,
     make_training_arguments,
 )
+from iccm_assets.training.micro_batch_trainer import collate, token_loss
 from iccm_assets_tests.factories.tiny_models import tiny_gpt2, tiny_llama, tiny_t5
 from iccm_assets_tests.factories.training_jobs import FAST, tiny_dataset
 
@@ -92,10 +91,10 @@ def test_neither_prompt_nor_padding_carries_loss(make: Callable[[Path], Path], t
     ]
 
     def loss(batch_rows: list) -> float:
-        batch = _collate(loaded, batch_rows)
+        batch = collate(loaded, batch_rows)
         labels = batch.pop("labels")
         with torch.inference_mode():
-            return float(_token_loss(loaded.kind, loaded.model(**batch), labels))
+            return float(token_loss(loaded.kind, loaded.model(**batch), labels))
 
     assert loss(rows) == pytest.approx(sum(loss([row]) for row in rows) / 3, rel=1e-5)
 
@@ -143,10 +142,10 @@ def test_the_best_epoch_is_kept_and_training_stops_when_it_gets_worse(tmp_path: 
     encoded = [
         trained.loaded.encoder.encode_example(row.source_code, row.requirements, 2048, 1024) for row in rows
     ]
-    batch = _collate(trained.loaded, encoded)
+    batch = collate(trained.loaded, encoded)
     labels = batch.pop("labels")
     with torch.inference_mode():
-        kept = float(_token_loss("seq2seq", model(**batch), labels))
+        kept = float(token_loss("seq2seq", model(**batch), labels))
     assert kept == pytest.approx(epochs[trained.best_step], rel=1e-4)
 
 

@@ -317,7 +317,7 @@ def test_of_two_concurrent_trainers_of_one_run_only_the_current_one_publishes(
     together = threading.Barrier(2)
 
     def publish(fence: int, staging: Path, manifest: Manifest) -> str:
-        still_current = trainer_worker._make_heartbeat(row, fence)
+        still_current = trainer_worker.make_heartbeat(row, fence)
         try:
             return store.publish(staging, manifest, lambda: together.wait() >= 0 and still_current()).digest
         except StaleFenceError:
@@ -349,12 +349,12 @@ def test_the_fence_in_the_database_decides_who_may_publish(
         ).scalar_one()
     job = tiny_job(tmp_path, epochs=1)
     with pytest.raises(StaleFenceError):
-        train(job, still_current=trainer_worker._make_heartbeat(row, 1))
+        train(job, still_current=trainer_worker.make_heartbeat(row, 1))
     assert candidates(job) == set()
     with engine.connect() as conn:
         assert get_run(conn, row).heartbeat_at is None
     outcome = train(
-        tiny_job(tmp_path, epochs=1, fence=2, attempt=2), still_current=trainer_worker._make_heartbeat(row, 2)
+        tiny_job(tmp_path, epochs=1, fence=2, attempt=2), still_current=trainer_worker.make_heartbeat(row, 2)
     )
     assert candidates(job) == {outcome.digest}
     with engine.connect() as conn:
