@@ -97,7 +97,8 @@ class ObjectFactory:
     def _draw_links(self, target: Target, names: str, place: int) -> dict[str, Any]:
         """Draw the link of a list's node: mostly to the next one, or to a later one, or in a circle."""
         if len(target.links) != 1:
-            return {}
+            # A class sets the others itself; nodes that the source has no class for have what they are given.
+            return dict.fromkeys(target.links) if target.name == NODE_TYPE else {}
         later = names[place + 1 :]
         other = later[0] if later and self.rng.random() < 0.8 else self.rng.choice([*later, None])
         if not later and self.has_circles and self.rng.random() < 0.5:

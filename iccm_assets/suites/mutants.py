@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from iccm_assets.suites.signatures import declares_fields
 from iccm_assets.suites.source_edits import Edit, SourceText, walk
 
 MAX_NODE_BYTES = 400  # of an expression that is written anew
@@ -186,6 +187,14 @@ def _change_assignment(node: ast.Assign, source: SourceText) -> Iterator[Change]
         yield "statement", node, "pass"
 
 
+def _change_class(node: ast.ClassDef, source: SourceText) -> Iterator[Change]:
+    """Leave out each field of a dataclass or named tuple, whose behaviour is what it declares."""
+    if declares_fields(node):
+        for part in node.body:
+            if isinstance(part, ast.AnnAssign):
+                yield "statement", part, "pass"
+
+
 def _delete(node: ast.stmt, source: SourceText) -> Iterator[Change]:
     yield "statement", node, "pass"
 
@@ -200,5 +209,6 @@ _CHANGES: dict[type[ast.AST], Callable[..., Iterator[Change]]] = {
     ast.Return: _change_return,
     ast.AugAssign: _change_augmented,
     ast.Assign: _change_assignment,
+    ast.ClassDef: _change_class,
     **dict.fromkeys((ast.Expr, ast.Delete, ast.Raise, ast.Break, ast.Continue), _delete),
 }

@@ -47,6 +47,7 @@ from iccm_assets.suites.type_guesses import (
     find_elements,
     find_pair_keyed,
     find_used_methods,
+    find_used_of_elements,
     guess_by_name,
     guess_objects,
     guess_type,
@@ -103,6 +104,7 @@ class InputSearch:
         self.objects = ObjectFactory(self.rng, self.values, self._find_types)
         self.tells_objects_apart = self.objects.has_circles = compares_identity(source.tree)
         self.used = find_used_methods(source.tree)
+        self.used_of_elements = find_used_of_elements(source.tree)
         self.called = find_called(source.tree)
         self.compared = find_compared(source.tree)
         self.checked, self.suggested = find_checked(source.tree)
@@ -149,6 +151,12 @@ class InputSearch:
         linked = list(self.objects.linked)
         likely = [bool(guess_objects(name, linked)) or name in LINKED_NAMES for name in names]
         return sum(map(max, kinds, likely)) > 1
+
+    def share_nodes(self) -> bool:
+        """Give nodes names, by which alone what refers to itself is written; False if they had some."""
+        was_sharing = self.tells_objects_apart or not self.objects.linked
+        self.tells_objects_apart = True
+        return not was_sharing
 
     # ---- proposals -------------------------------------------------------------------------------
 
@@ -397,14 +405,16 @@ class InputSearch:
         classes = [item.name for item in self.targets.values() if item.is_class]
         objects = [ValueType("object", values=(name,)) for name in classes]
         linked = [kind for kind in objects if self.targets[kind.values[0]].links and name in LINKED_NAMES]
-        if self.node_type and name in LINKED_NAMES:
-            linked = [ValueType("object", values=(NODE_TYPE,))]
+        if self.node_type:
+            is_node = name in LINKED_NAMES or self._has_all(self.node_type, self.used, parameter.name)
+            linked = [ValueType("object", values=(NODE_TYPE,))] if is_node else []
         return list(
             dict.fromkeys(
                 [
                     *written,
                     *linked,
                     *guess_objects(parameter.name, classes),
+                    *self._list_used_objects(parameter.name),
                     *([*self._list_edge_types(), BY_PAIR] if parameter.name in self.pair_keyed else ()),
                     *self.elements.get(parameter.name, ()),
                     *(list_functions(self.called[parameter.name]) if parameter.name in self.called else ()),
@@ -416,9 +426,25 @@ class InputSearch:
                     *(kind for kind in COMMON_TYPES if not linked or kind != NONE),  # it is drawn, then
                     *([BY_PAIR, *self._list_edge_types()] if self.uses_pairs else []),
                     *objects[:MAX_CLASSES],
+                    *([ValueType("object", values=(NODE_TYPE,))] if self.node_type else []),
                 ]
             )
         )
+
+    def _list_used_objects(self, name: str) -> list[ValueType]:
+        """List the classes, and lists of their objects, that have all that the source uses of a name."""
+        kinds: list[ValueType] = []
+        for target in [*self.targets.values(), *([self.node_type] if self.node_type else [])]:
+            kind = ValueType("object", values=(target.name,))
+            kinds += [kind] if self._has_all(target, self.used, name) else []
+            kinds += (
+                [ValueType("list", (kind,))] if self._has_all(target, self.used_of_elements, name) else []
+            )
+        return kinds[:MAX_CLASSES]
+
+    def _has_all(self, target: Target, uses: dict[str, set[str]], name: str) -> bool:
+        """Whether objects of a class have all that is used of a name, which is something."""
+        return name in uses and bool(uses[name]) and uses[name] <= target.attributes
 
     def _list_edge_types(self) -> list[ValueType]:
         """List the types of what is known of two nodes, such as the length of their edge."""

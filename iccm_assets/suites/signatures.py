@@ -18,7 +18,7 @@ MAX_ANCESTORS, MAX_METHODS = 20, 60  # of one class
 _DATA_BASES = frozenset({"NamedTuple"})
 _ENUM_BASES = frozenset({"Enum", "IntEnum", "StrEnum", "Flag", "IntFlag"})
 _EXCEPTION_SUFFIXES = ("Error", "Exception", "Warning")
-_LINKS = frozenset({"next", "next_node", "left", "right", "nxt", "left_child", "right_child", "successor"})
+LINKS = frozenset({"next", "next_node", "left", "right", "nxt", "left_child", "right_child", "successor"})
 _MANY_LINKS = frozenset(
     ("children", "successors", "predecessors", "neighbors", "neighbours", "adjacent", "nodes", "parents")
 )
@@ -58,6 +58,7 @@ class Target:
     member_values: tuple[object, ...] = ()  # of an enumeration
     links: tuple[str, ...] = ()  # attributes that refer to further objects of the class, or to None
     many_links: tuple[str, ...] = ()  # those that are lists of such objects
+    attributes: frozenset[str] = frozenset()  # all that its objects offer
     nodes: tuple[ast.AST, ...] = ()
 
 
@@ -145,12 +146,13 @@ def _read_class(node: ast.ClassDef, classes: dict[str, ast.ClassDef], uses: _Att
         tuple(readable),
         is_class=True,
         member_values=tuple(_list_members(node)) if _is_enum(line) else (),
-        links=tuple(sorted({*fields, *_list_assigned(constructor)} & _LINKS & uses.read)),
+        links=tuple(sorted({*fields, *_list_assigned(constructor)} & LINKS & uses.read)),
         many_links=tuple(
             name
             for name in dict.fromkeys([*fields, *_list_assigned(constructor)])
             if name in uses.followed and name.rpartition("_")[2] in _MANY_LINKS
         ),
+        attributes=frozenset((*functions, *fields, *_list_assigned(constructor))),
         nodes=tuple(line),
     )
 
@@ -165,10 +167,15 @@ def _list_ancestors(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> Ite
             pending += [classes[name] for name in map(_base_name, current.bases) if name in classes]
 
 
+def declares_fields(node: ast.ClassDef) -> bool:
+    """Whether a class is a dataclass or named tuple."""
+    decorators = set(map(_decorator_name, node.decorator_list))
+    return "dataclass" in decorators or bool(_DATA_BASES & set(map(_base_name, node.bases)))
+
+
 def _list_fields(node: ast.ClassDef, classes: frozenset[str]) -> Iterator[CallParameter]:
     """List the fields of a dataclass or named tuple."""
-    decorators = set(map(_decorator_name, node.decorator_list))
-    if "dataclass" not in decorators and not _DATA_BASES & set(map(_base_name, node.bases)):
+    if not declares_fields(node):
         return
     for part in node.body:
         if not isinstance(part, ast.AnnAssign) or not isinstance(part.target, ast.Name):
@@ -208,16 +215,17 @@ def _list_assigned(constructor: ast.AST | None) -> list[str]:
 def find_node_type(tree: ast.Module) -> Target | None:
     """Find what the nodes of lists or trees have, if the source follows links that no class of it has."""
     used = {node.attr for node in list_nodes(tree) if isinstance(node, ast.Attribute)}
-    links = tuple(sorted(used & _LINKS))
+    links = tuple(sorted(used & LINKS))
     classes = [part for part in tree.body if isinstance(part, ast.ClassDef)]
     names = {node.id for part in classes for node in ast.walk(part) if isinstance(node, ast.Name)}
     stored = {name for part in classes for name in _list_assigned(part)} | names
-    if not links or stored & _LINKS:
+    if not links or stored & LINKS:
         return None
     values = tuple(
         CallParameter(name, ValueType("int"), is_keyword=True) for name in sorted(used & _NODE_VALUES)
     )
-    return Target(NODE_TYPE, CallSignature(values), is_class=True, links=links)
+    attributes = frozenset((*links, *(item.name for item in values)))
+    return Target(NODE_TYPE, CallSignature(values), is_class=True, links=links, attributes=attributes)
 
 
 def _list_members(node: ast.ClassDef) -> Iterator[object]:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from iccm_assets.sandbox.python_source import BYTE_ORDER_MARK, parse_python
 
 CACHED_TREES = 4
+MAX_SOURCE_LENGTH = 200_000
 MAX_INDENT = 400  # bytes; Python allows 100 levels
 Edit = tuple[int, int, str]  # start and end in bytes, replacement
 
@@ -124,10 +125,15 @@ def is_active(node: object) -> bool:
     return True
 
 
-def is_python(source: SourceText, edits: list[Edit]) -> bool:
-    """Whether the source with these ranges replaced is Python."""
+def apply_edits(source: SourceText, edits: list[Edit]) -> str:
+    """Return the text of the source with these ranges replaced."""
     pieces, end = [], 0
     for start, stop, text in sorted(edits, key=lambda edit: edit[:2]):
         pieces += [source.data[end:start], text.encode()]
         end = stop
-    return SourceText.parse(b"".join([*pieces, source.data[end:]]).decode()) is not None
+    return b"".join([*pieces, source.data[end:]]).decode()
+
+
+def is_python(source: SourceText, edits: list[Edit]) -> bool:
+    """Whether the source with these ranges replaced is Python."""
+    return SourceText.parse(apply_edits(source, edits)) is not None

@@ -32,7 +32,8 @@ from iccm_assets.suites.recorded_cases import (
     select_cases,
 )
 from iccm_assets.suites.recorded_inputs import ROUNDS, InputSearch, Plan, Proposal
-from iccm_assets.suites.source_edits import Edit, SourceText, list_nodes
+from iccm_assets.suites.recorded_source import RecordedSource, find_missing_files, leave_out_tests
+from iccm_assets.suites.source_edits import MAX_SOURCE_LENGTH, Edit, SourceText, list_nodes
 from iccm_assets.suites.source_variants import (
     FIRST_COMPARISON,
     find_branch,
@@ -44,7 +45,6 @@ from iccm_assets.suites.source_variants import (
 from iccm_assets.suites.suite_runner import bind_environment
 from iccm_assets.suites.suite_strength import (
     GENERATOR_VERSION,
-    MAX_SOURCE_LENGTH,
     SuiteMeasurement,
     find_raised,
     measure_recorded_suite,
@@ -65,6 +65,7 @@ FEW_NEW = 60  # inputs of a round that none before had
 ENOUGH_INPUTS = 150  # with an answer, where they reach all branches
 FURTHER_ROUNDS = 3  # of inputs, while a mutant is not refused
 
+_CONTAINS_ITSELF = '["deep"]'
 _TYPE_ERROR = '["r",[["TypeError",'
 _NOTHING = Suite("cases", (), "")
 
@@ -88,17 +89,22 @@ def record_suite(source_code: str, settings: Settings, texts: Iterable[str] = ()
 
     Raises ``SandboxUnavailableError`` where there is no sandbox, which says nothing about the source.
     """
-    nothing, environment = bind_environment(source_code, _NOTHING, settings)
-    recording = _record(source_code, nothing, settings, texts)
+    recorded = leave_out_tests(source_code)
+    nothing, environment = bind_environment(recorded.text, _NOTHING, settings)
+    recording = _record(recorded, nothing, settings, [*texts, *recorded.examples])
     return replace(recording, environment=environment.digest if environment else "")
 
 
-def _record(source_code: str, nothing: Suite, settings: Settings, texts: Iterable[str]) -> SuiteRecording:
+def _record(
+    recorded: RecordedSource, nothing: Suite, settings: Settings, texts: Iterable[str]
+) -> SuiteRecording:
+    source_code = recorded.text
     source = SourceText.parse(source_code) if len(source_code) <= MAX_SOURCE_LENGTH else None
     if source is None:
         return _nothing("the source is not Python, too long, or nested too deep to analyse")
     try:
         recorder = _Recorder(source, texts)
+        recorder.left_out |= recorded.left_out
         if not recorder.targets:
             return _nothing(recorder.explain(), recorder.left_out)
         with VariantRunner(source, nothing, settings, 0.0) as runner:
@@ -131,7 +137,7 @@ class _Recorder:
         self.probed_raise_lines = self.raise_lines
         self.raised = frozenset(find_raised(source.tree))
         self.known: dict[int, tuple[Proposal, SourceAnswer]] = {}
-        self.is_slow = False
+        self.is_slow = self.contains_itself = False
         self.inputs: set[str] = set()  # of the candidates
         self.spans = list_branch_spans(source)
         self.branches = self._count_all_branches()
@@ -171,6 +177,8 @@ class _Recorder:
             self._try(runner, probes, self.search.propose_types(methods))
             if self.problem:
                 return None
+            if self.contains_itself and self.search.share_nodes():
+                self._try(runner, probes, self.search.propose_types(methods))
             self._try(runner, probes, self.search.propose_again(methods))
         self._search_further(runner, probes)
         candidates = self._make_candidates(self._choose_candidates())
@@ -225,6 +233,7 @@ class _Recorder:
             for item, branches in zip(observations, accepted, strict=True)
         ]
         self.search.learn(proposals, typed)
+        self.contains_itself |= any(item.answer == _CONTAINS_ITSELF for item in observations)
         self._repair(runner, probes, list(zip(proposals, observations, strict=True)))
         for proposal, observation, branches in zip(proposals, observations, accepted, strict=True):
             if branches is not None and not _is_empty(proposal.plan):
@@ -270,7 +279,11 @@ class _Recorder:
         error = json.loads(answer)[1]
         package = find_missing_package(error[1], error[2], frozenset())
         failure = f"the source cannot be imported: {error[1][0][0]}: {error[2]}"
-        self.problem = explain([package], "cases") if package else failure[:500]
+        if package:
+            failure = explain([package], "cases")
+        elif "relative import" in str(error[2]) and (files := find_missing_files(self.source.tree)):
+            failure = f"it imports {files}, which is beside it and was not given: its files belong together"
+        self.problem = failure[:500]
 
     def _is_specified(self, answer: str | None) -> bool:
         """Whether requirements could state an answer, as far as its line is not needed to tell."""

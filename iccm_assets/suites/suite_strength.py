@@ -21,7 +21,14 @@ from iccm_assets.suites.input_pool import build_pool
 from iccm_assets.suites.mutants import Mutant, generate_mutants, select_mutants, split_mutants
 from iccm_assets.suites.outside_effects import find_left_out_lines
 from iccm_assets.suites.planned_checks import count_checks, find_constants
-from iccm_assets.suites.source_edits import Edit, SourceText, is_python, list_nodes
+from iccm_assets.suites.source_edits import (
+    MAX_SOURCE_LENGTH,
+    Edit,
+    FunctionNode,
+    SourceText,
+    is_python,
+    list_nodes,
+)
 from iccm_assets.suites.source_variants import (
     build_stub,
     find_special_lines,
@@ -34,7 +41,7 @@ from iccm_assets.suites.test_suites import Suite
 from iccm_assets.suites.variant_runs import CaseReport, MeasurementFailedError, VariantRunner
 
 # Raise it when a suite may be measured differently: stored measurements are then made again.
-GENERATOR_VERSION = "8"
+GENERATOR_VERSION = "9"
 
 MIN_STRENGTH = {"attached": 0.5, "collected": 0.5, "recorded": 0.8}
 MIN_STRENGTH_OF_FEW = 0.5  # of fewer than MIN_MUTANTS mutants, whatever the origin
@@ -43,7 +50,6 @@ MIN_BRANCH_COVERAGE, MIN_COVERAGE_OF_FEW = 0.7, 0.9
 MIN_MUTANTS = 8
 QUICK_SECONDS = 1.0  # CPU time in which a source passes its suite, far within the judge's limits
 MIN_INPUTS = 50  # that show a source to be constant
-MAX_SOURCE_LENGTH = 200_000
 MAX_MUTANTS = {"cases": 24, "pytest": 12}
 
 CONSTANT_PASSES = "a constant passes it: what it calls does the same in all its cases"
@@ -299,6 +305,8 @@ def _run_pool(runner: VariantRunner, variants: list[list[Edit]]) -> tuple[int, t
 def _build_stubs(source: SourceText, suite: Suite) -> dict[str, list[Edit]]:
     """Build stubs by name; what a constant passes of kind ``cases`` shows in the expectations themselves."""
     results = list_results(source) if suite.kind == "pytest" else ["None"]
+    if not any(isinstance(node, FunctionNode | ast.Lambda) for node in list_nodes(source.tree)):
+        results = []  # of what only declares, such as a dataclass, a stub is the source itself
     stubs = {f"a stub returning {result}": build_stub(source, result) for result in results}
     if not all(is_python(source, edits) for edits in stubs.values()):
         raise MeasurementFailedError("no stub of the source can be written")

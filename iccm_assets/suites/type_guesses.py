@@ -6,6 +6,7 @@ import ast
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
+from iccm_assets.suites.signatures import LINKS
 from iccm_assets.suites.source_edits import list_nodes, walk
 from iccm_assets.suites.suite_values import FUNCTION
 from iccm_assets.suites.value_types import ANY, BOOL, COMPLEX, FLOAT, FUNCTIONS, INT, NONE, TEXT, ValueType
@@ -62,6 +63,7 @@ LINKED_NAMES = frozenset(
 END_NAMES = frozenset(
     ("source", "target", "sink", "s", "t", "u", "v", "start", "end", "goal", "origin", "node", "vertex")
 )
+MAX_ATTRIBUTES = 40  # of one object that has several names
 _CHECKED = {"list": _LIST, "str": TEXT, "int": INT, "float": FLOAT, "dict": _DICT, "set": _SET, "bool": BOOL}
 _CALLERS = {"map": 0, "filter": 1, "reduce": 2, "takewhile": 1, "dropwhile": 1, "starmap": 2, "cmp_to_key": 2}
 BY_METHOD = {
@@ -168,13 +170,26 @@ def _is_pair(node: ast.AST | None) -> bool:
 
 
 def compares_identity(tree: ast.AST) -> bool:
-    """Whether the source asks if two objects are the same one."""
-    return any(
-        isinstance(node, ast.Compare)
-        and isinstance(node.ops[0], ast.Is | ast.IsNot)
-        and not any(isinstance(part, ast.Constant) for part in (node.left, *node.comparators))
-        for node in list_nodes(tree)
-    )
+    """Whether the source asks if two objects are the same one, or if two nodes are equal."""
+    used = find_used_methods(tree)
+    for node in list_nodes(tree):
+        if not isinstance(node, ast.Compare) or len(node.ops) > 1:
+            continue
+        sides = (node.left, node.comparators[0])
+        is_identity = isinstance(node.ops[0], ast.Is | ast.IsNot)
+        is_equality = isinstance(node.ops[0], ast.Eq | ast.NotEq)
+        if is_identity and not any(isinstance(side, ast.Constant) for side in sides):
+            return True
+        if is_equality and all(_is_node(side, used) for side in sides):
+            return True
+    return False
+
+
+def _is_node(side: ast.expr, used: dict[str, set[str]]) -> bool:
+    """Whether one side of a comparison is a node of a list or tree: the source follows links of it."""
+    if isinstance(side, ast.Attribute):
+        return side.attr in LINKS
+    return isinstance(side, ast.Name) and bool(used.get(side.id, set()) & LINKS)
 
 
 def uses_pairs(tree: ast.AST) -> bool:
@@ -279,12 +294,29 @@ def guess_type(value: Any) -> ValueType:
 
 
 def find_used_methods(tree: ast.AST) -> dict[str, set[str]]:
-    """Find which methods the source calls on a name."""
+    """Find which methods the source calls on a name, and which attributes it reads of it."""
     used: dict[str, set[str]] = {}
+    names: list[tuple[str, str]] = []  # what is also called by another name
     for node in walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             used.setdefault(node.value.id, set()).add(node.attr)
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
+            names += [(node.value.id, part.id) for part in node.targets if isinstance(part, ast.Name)]
+    for name, other in names:
+        if len(used.get(other, ())) <= MAX_ATTRIBUTES:
+            used.setdefault(name, set()).update(used.get(other, ()))
     return used
+
+
+def find_used_of_elements(tree: ast.AST) -> dict[str, set[str]]:
+    """Find which attributes the source reads of the elements of a name."""
+    used = find_used_methods(tree)
+    elements = {owner: set(used.get(element, ())) for element, owner in _list_loops(tree)}
+    for node in walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Subscript):
+            owner = getattr(node.value.value, "id", "")
+            elements.setdefault(owner, set()).add(node.attr)
+    return elements
 
 
 def find_compared(tree: ast.AST) -> dict[str, list[ValueType]]:

@@ -327,6 +327,102 @@ def test_linked_nodes_are_made_also_where_the_source_defines_no_class() -> None:
     assert '{"$new": ["SimpleNamespace", [], {}, {"val": ' in json.dumps(cases)
 
 
+def test_nodes_without_a_class_may_be_two_arguments_and_in_a_tree_of_both() -> None:
+    source = """
+        def find_common(root, p, q):
+            if root is None or root is p or root is q:
+                return root
+            left, right = find_common(root.left, p, q), find_common(root.right, p, q)
+            if left is not None and right is not None:
+                return root
+            return left if left else right
+        """
+    cases = record_cases(source)
+    assert refuses(
+        cases, source.replace("return root\n            return", "return left\n            return")
+    )
+
+
+def test_objects_are_made_of_the_class_that_has_what_the_source_uses() -> None:
+    source = """
+        class Corner:
+            def __init__(self, east, north):
+                self.east, self.north = east, north
+
+        class Box:
+            def __init__(self, first, second):
+                self.low, self.high = first.east, second.east
+
+        def is_apart(one, two):
+            return one.low > two.high or two.low > one.high
+
+        def measure(many):
+            return [item.high - item.low for item in many]
+        """
+    called = {case.get("call") for case in record_cases(source)}
+    assert {"is_apart", "measure"} <= called
+
+
+def test_what_only_changes_its_arguments_is_no_constant() -> None:
+    source = """
+        def swap(root):
+            if root is None:
+                return
+            root.left, root.right = root.right, root.left
+            swap(root.left)
+            swap(root.right)
+        """
+    cases = record_cases(source)
+    assert refuses(cases, "def swap(root): pass")
+
+
+def test_lists_whose_nodes_refer_to_each_other_are_answers() -> None:
+    source = """
+        def close(first):
+            if first is None:
+                return None
+            last = first
+            while last.next:
+                last = last.next
+            last.next = first
+            return last
+        """
+    assert refuses(record_cases(source), source.replace("return last", "return first"))
+
+
+def test_two_nodes_that_are_compared_may_be_the_same_one() -> None:
+    source = """
+        class Item:
+            def __init__(self, value):
+                self.value, self.next = value, None
+
+        def is_endless(item):
+            slow = fast = item
+            while fast and fast.next:
+                slow, fast = slow.next, fast.next.next
+                if slow == fast:
+                    return True
+            return False
+        """
+    cases = [case for case in record_cases(source) if case.get("call") == "is_endless"]
+    assert {case["expect"] for case in cases} == {True, False}
+
+
+def test_what_only_declares_fields_is_tested_by_them() -> None:
+    source = """
+        from dataclasses import dataclass
+
+        @dataclass
+        class Point:
+            east: int
+            north: int = 0
+            name: str = "here"
+        """
+    cases = record_cases(source)
+    assert refuses(cases, source.replace("here", "there"))
+    assert refuses(cases, source.replace("            east: int\n", ""))
+
+
 def test_a_condition_that_touches_its_keyword_is_probed() -> None:
     source = (
         "def f(n: int):\n    if(n > 3) and n != 7:\n        return 'a'\n    return 'b' if(n < 0)else 'c'\n"
