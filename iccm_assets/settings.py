@@ -531,7 +531,10 @@ class RetentionSettings(SettingsGroup):
         30, ge=1, description="Retention of checkpoints that were rolled back."
     )
     history_retention_days: int = Field(
-        365, ge=30, description="Retention of reconstructions, requests and canary history."
+        365,
+        ge=30,
+        description="Retention of reconstructions, requests, canary history, and sampled answers that no"
+        " training run used.",
     )
 
     @property

@@ -66,10 +66,11 @@ def request_retrain(
     result = run_job.run_retrain(run.id, rollout=True)
     with engine.connect() as conn:
         run = training_runs.get_run(conn, run.id)
+        own_answers = training_runs.count_own_answers(conn, run.id)
     if as_json:
-        echo_json({**asdict(run), "dagster_run_succeeded": result.success})
+        echo_json({**asdict(run), "own_answers": own_answers, "dagster_run_succeeded": result.success})
     else:
-        _print(run, reason)
+        _print(run, own_answers, reason)
     if run.status in ("requested", "running", "failed"):
         raise TrainingError(
             f"training run {run.id} is {run.status}:"
@@ -115,11 +116,13 @@ def _request(
     raise OperationNotAllowedError(f"key {key} already had its retrain: run {existing.id}, {existing.status}")
 
 
-def _print(run: TrainingRun, reason: str) -> None:
+def _print(run: TrainingRun, own_answers: int, reason: str) -> None:
     gain = "" if run.improvement is None else f", improvement {run.improvement:+.4f}"
     out.print(f"training run {run.id}: [bold]{run.status}[/]{gain}")
     if run.candidate_version:
         objective = run.config.get("objective", "sft")
+        if objective == "rft":
+            objective += f" with {own_answers} answer{'' if own_answers == 1 else 's'} of its own"
         out.print(
             f"candidate {run.candidate_version}, from {run.base_version or 'the base model'}, by {objective}"
         )

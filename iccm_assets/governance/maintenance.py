@@ -72,7 +72,8 @@ _UNFINISHED_RUNS = sa.text(
     where status in ('requested', 'waiting', 'running') or (status = 'failed' and attempt < :attempts)
     """
 )
-# Rows of a live rollout, and the stored scores of a serving version (its baseline), are retained at any age.
+# Rows of a live rollout, the stored scores of a serving version (its baseline) and the answers that a version
+# was trained on (its lineage) are retained at any age.
 _OLD_ROWS = {
     "requests": f"""
         delete from iccm.requests where ctid = any(array(
@@ -91,6 +92,13 @@ _OLD_ROWS = {
             select q.ctid from iccm.canary_results q
             where q.created_at < :before and not (q.version = any(:retained))
               and not (q.model_digest = any(:retained_digests))
+            limit :batch))
+    """,
+    "sampled_answers": """
+        delete from iccm.sampled_answers where ctid = any(array(
+            select q.ctid from iccm.sampled_answers q
+            where q.created_at < :before and not exists (
+                select from iccm.training_run_examples e where e.sampled_answer_id = q.id)
             limit :batch))
     """,
 }

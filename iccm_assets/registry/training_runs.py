@@ -204,6 +204,13 @@ def get_run(conn: Connection, run_id: int) -> TrainingRun:
     return run
 
 
+def count_own_answers(conn: Connection, run_id: int) -> int:
+    """Return how many answers of the model itself a run trains on (L12)."""
+    query = "select count(*) from iccm.training_run_examples where training_run_id = :run and role = 'self'"
+    count: int = conn.execute(text(query), {"run": run_id}).scalar_one()
+    return count
+
+
 def get_by_trigger_key(conn: Connection, key: str) -> TrainingRun | None:
     """Return the row of a trigger key; ``None`` if there is none."""
     return _fetch(conn, _BY_KEY, key=key)

@@ -13,6 +13,8 @@ from iccm_assets.errors import IccmError, InputError, OperationNotAllowedError, 
 from iccm_assets.registry import training_runs
 from iccm_assets.settings import Settings
 from iccm_assets_tests.factories.commands import Run
+from iccm_assets_tests.factories.platform_rows import conversation, version
+from iccm_assets_tests.factories.sampled_answers import own_answer
 
 
 class Job:
@@ -22,6 +24,7 @@ class Job:
         self.engine, self.settings, self.outcome = engine, settings, "gate_passed"
         self.runs: list[int] = []
         self.deployment_error = ""
+        self.objective, self.own_answers = "", 0
 
     def __call__(self, run_id: int, *, rollout: bool) -> JobResult:
         assert rollout, "a person's retrain goes through a rollout"
@@ -30,11 +33,29 @@ class Job:
             return JobResult("run", False, "out of memory")
         with self.engine.begin() as conn:
             fence = training_runs.claim_run(conn, run_id, f"run-{len(self.runs)}", self.settings)
+            if fence is not None and self.objective:
+                self.record_candidate(conn, run_id, fence)
             if fence is not None:
                 training_runs.finish_run(conn, run_id, fence, self.outcome, improvement=0.02, notes="[done]")
         # The gate's check fails the Dagster run where the gate does not pass.
         passed = self.outcome in ("gate_passed", "skipped") and not self.deployment_error
         return JobResult("run", passed, "" if passed else self.deployment_error or "1 blocking check failed")
+
+    def record_candidate(self, conn: sa.Connection, run_id: int, fence: int) -> None:
+        """Store what the training stores: the candidate, the objective and the model's own answers."""
+        name = f"v{run_id + 1}"
+        version(conn, name)
+        training_runs.update_run(
+            conn,
+            run_id,
+            fence,
+            base_version="v1",
+            candidate_version=name,
+            config={"objective": self.objective},
+        )
+        for number in range(100 * run_id, 100 * run_id + self.own_answers):
+            conversation(conn, number, pool=False, filtered=False)
+            own_answer(conn, run_id, number, made_by="v1")
 
 
 @pytest.fixture
@@ -42,6 +63,21 @@ def job(engine: sa.Engine, platform: Settings, monkeypatch: pytest.MonkeyPatch) 
     made = Job(engine, platform)
     monkeypatch.setattr(run_job, "run_retrain", made)
     return made
+
+
+def test_a_retrain_by_rft_says_how_many_answers_of_the_model_it_used(
+    run: Run, job: Job, engine: sa.Engine
+) -> None:
+    with engine.begin() as conn:
+        version(conn, "v1", status="production")
+    job.own_answers, job.objective = 1, "rft"
+    printed = run("retrain").stdout
+    assert "from v1, by rft with 1 answer of its own\n" in printed
+    assert json.loads(run("retrain", "--json").stdout)["own_answers"] == 1
+    job.own_answers = 0
+    assert "by rft with 0 answers of its own\n" in run("retrain").stdout
+    job.objective = "sft"
+    assert "by sft\n" in run("retrain").stdout
 
 
 def test_a_retrain_is_requested_run_and_reported(run: Run, job: Job) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -22,14 +23,16 @@ def publish_base(store: ModelStore, make: Callable[[Path], Path]) -> StoredModel
     return store.import_model(str(directory), load_model(directory).encoder.prompt)
 
 
-def publish_adapter(store: ModelStore, base: StoredModel, seed: int, *, r: int = 4) -> StoredModel:
+def publish_adapter(
+    store: ModelStore, base: StoredModel, seed: int, *, r: int = 4, **options: Any
+) -> StoredModel:
     """Publish an adapter of a base model; each seed answers in a way of its own."""
     config = AutoConfig.from_pretrained(base.path)
     factory = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     torch.manual_seed(seed)
     adapted = get_peft_model(
         factory.from_pretrained(base.path, dtype=torch.float32),
-        LoraConfig(r=r, lora_alpha=2 * r, target_modules="all-linear"),
+        LoraConfig(r=r, lora_alpha=2 * r, target_modules="all-linear", **options),
     )
     with torch.no_grad():
         for name, weight in adapted.named_parameters():

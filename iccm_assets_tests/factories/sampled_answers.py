@@ -108,3 +108,21 @@ def put_answers(
             statement = t.sampled_answers.insert().values(values).returning(t.sampled_answers.c.id)
             ids.append(conn.execute(statement).scalar_one())
     return ids
+
+
+def own_answer(conn: sa.Connection, run_id: int, conversation: int, *, made_by: str, sample: int = 1) -> int:
+    """Store an answer that a training run learned from, with its lineage; return its id."""
+    answer = put_plain_answer(conn, conversation, made_by=made_by, sample=sample)
+    values = {"conversation_id": conversation, "role": "self", "sampled_answer_id": answer}
+    conn.execute(t.training_run_examples.insert().values(training_run_id=run_id, **values))
+    return answer
+
+
+def put_plain_answer(conn: sa.Connection, conversation: int, *, made_by: str, sample: int) -> int:
+    """Store an answer to a conversation whose source and suite do not matter; return its id."""
+    texts = ("model_digest", "source_sha256", "suite_sha256", "decoding", "text", "content_sha256")
+    values = dict.fromkeys((*texts, "orchestra", "judge_version"), "x")
+    statement = t.sampled_answers.insert().values(
+        **values, conversation_id=conversation, model_version=made_by, sample=sample, seed=sample
+    )
+    return int(conn.execute(statement.returning(t.sampled_answers.c.id)).scalar_one())

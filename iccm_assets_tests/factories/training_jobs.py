@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,38 @@ def tiny_dataset(count: int = 16) -> Dataset:
     return compose_dataset(new, old, [], rehearsal_fraction=0.5, validation_share=0.1, seed=3)
 
 
+def tiny_pairs(count: int = 12) -> Dataset:
+    """Build a set of pairs whose rejected answers say nothing of what the source does."""
+    dataset = tiny_dataset(count)
+    rows = (
+        replace(row, rejected="It shall work.") for row in dataset.examples if row.conversation_id is not None
+    )
+    return Dataset(tuple(rows), dataset.seed)
+
+
+def tiny_set_with_own_answers(count: int = 16) -> Dataset:
+    """Build a set some of whose examples are answers of the model itself."""
+    dataset = tiny_dataset(count)
+    own = (
+        TrainingExample(i, f"def h{i}(x):\n    return x * {i}", f"h{i} shall multiply.", "self", "sampled")
+        for i in range(count, count + 4)
+    )
+    return Dataset((*dataset.examples, *own), dataset.seed)
+
+
+_DATASETS = {"sft": tiny_dataset, "dpo": tiny_pairs, "rft": tiny_set_with_own_answers}
+
+
 def tiny_job(home: Path, make: Callable[[Path], Path] = tiny_t5, **changes: Any) -> TrainingJob:
-    """Build a job whose base is in the home's store; ``changes`` apply to its configuration or fields."""
+    """Build a job whose base is in the home's store; ``changes`` apply to its configuration or fields.
+
+    The training set is one for the objective that ``changes`` names.
+    """
     source = make(home / "source" / make.__name__)
     encoder, _ = load_encoder(source)
     base = ModelStore(home).import_model(str(source), encoder.prompt)
-    dataset = DatasetStore(home).write(tiny_dataset())
+    make_dataset = _DATASETS[changes.get("objective", "sft")]
+    dataset = DatasetStore(home).write(make_dataset())
     job_fields = {name: changes.pop(name) for name in list(changes) if name in TrainingJob.model_fields}
     values: dict[str, Any] = {
         "home": str(home),

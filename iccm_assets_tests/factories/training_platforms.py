@@ -18,6 +18,7 @@ from iccm_assets.training.reproducibility import LineCallback, ReproductionRepor
 from iccm_assets.training.trainer_worker import train
 from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome
 from iccm_assets_tests.factories.platform_rows import conversation, training_run
+from iccm_assets_tests.factories.sampled_answers import own_answer
 
 
 def train_again(job: TrainingJob, on_line: LineCallback) -> TrainingOutcome:
@@ -61,9 +62,12 @@ class TrainingPlatform:
                 conn,
                 int(job.run_id),
                 version.version,
-                examples=examples,
+                examples={number: role for number, role in examples.items() if role != "self"},
                 dataset_digest=outcome.dataset_digest,
             )
+            for number, role in examples.items():
+                if role == "self":
+                    own_answer(conn, int(job.run_id), number, made_by=version.version)
         return version
 
     def verify(self, version: ModelVersion, **options: object) -> ReproductionReport:

@@ -16,6 +16,7 @@ from iccm_assets.db.clock import set_clock
 from iccm_assets.governance.maintenance import apply_retention
 from iccm_assets.settings import Settings
 from iccm_assets_tests.factories.platform_rows import conversation, training_run, version
+from iccm_assets_tests.factories.sampled_answers import own_answer, put_plain_answer
 
 
 def model(settings: Settings, name: str) -> Path:
@@ -137,7 +138,7 @@ def test_a_rollout_that_a_candidate_does_not_wait_for_keeps_nothing(engine, live
     assert "v4" not in left(lived, "models")
 
 
-def test_history_older_than_a_year_is_deleted_except_for_a_live_rollout_and_the_baseline(
+def test_history_older_than_a_year_is_deleted_except_for_a_live_rollout_the_baseline_and_lineage(
     engine, lived
 ) -> None:
     result = {
@@ -166,13 +167,18 @@ def test_history_older_than_a_year_is_deleted_except_for_a_live_rollout_and_the_
             conn.execute(
                 t.canary_results.insert().values(**result, version=name, model_digest=f"digest-{name}")
             )
+        training_run(conn, 99)
+        learned = own_answer(conn, 99, 1, made_by="v2", sample=1)
+        for number in (0, 2):
+            put_plain_answer(conn, 1, made_by="v2", sample=number)
     assert set(apply_retention(engine, lived).rows.values()) == {0}
     later(engine, 366)
     report = apply_retention(engine, lived)
-    assert report.rows == {"requests": 1, "reconstructions": 1, "canary_results": 1}
+    assert report.rows == {"requests": 1, "reconstructions": 1, "canary_results": 1, "sampled_answers": 2}
     with engine.connect() as conn:
         assert conn.execute(sa.select(t.requests.c.request_id)).scalars().all() == ["live"]
         assert conn.execute(sa.select(t.canary_results.c.version)).scalars().all() == ["v2"]
+        assert conn.execute(sa.select(t.sampled_answers.c.id)).scalars().all() == [learned]
         assert conn.execute(sa.select(sa.func.count()).select_from(t.requirements)).scalar_one() == 1
 
 

@@ -13,15 +13,17 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from iccm_assets.errors import CorruptCheckpointError, ModelError, ModelNotFoundError
 from iccm_assets.models import generation
+from iccm_assets.models.adapter_loading import AdaptedLinear
 from iccm_assets.models.generation import LoadedModel, generate, load_model
 from iccm_assets.models.shared_weights import count_parameter_bytes, list_shared_bases
 from iccm_assets.registry.manifest import read_manifest
 from iccm_assets.registry.model_store import ModelStore
 from iccm_assets_tests.factories.adapters import publish_adapter, publish_base
-from iccm_assets_tests.factories.architectures import ARCHITECTURES, SOURCES, qwen2, t5
+from iccm_assets_tests.factories.architectures import ARCHITECTURES, SOURCES, gpt2, qwen2, t5
 from iccm_assets_tests.factories.tiny_models import tiny_llama
 
 
@@ -54,6 +56,58 @@ def test_an_adapter_answers_as_its_merged_model_alone_in_batches_and_streamed(ma
     assert "".join(pieces) == answer.text == expected[0]
     assert loaded.digest == adapter.digest
     assert expected != texts(load_model(base.path, dtype=torch.float64, shared=True), SOURCES[:8])
+
+
+class CountOperations(TorchDispatchMode):
+    """Counts the operations that compute something: views of a tensor are free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.count += not operation.is_view
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("make", [qwen2, t5])
+def test_an_adapted_layer_takes_two_operations_more_than_its_base(make, store) -> None:
+    """What an adapter costs a user beside its base is these operations, not the products' arithmetic."""
+    base = publish_base(store, make)
+    models = [load_model(base.path).model, load_model(publish_adapter(store, base, seed=1).path).model]
+    layers = sum(isinstance(module, AdaptedLinear) for module in models[1].modules())
+    inputs = {"input_ids": torch.ones((1, 4), dtype=torch.long)}
+    if make is t5:
+        inputs["decoder_input_ids"] = inputs["input_ids"]
+    counts = []
+    for model in models:
+        with torch.inference_mode(), CountOperations() as operations:
+            model(**inputs)
+        counts.append(operations.count)
+    assert layers > 0
+    assert counts[1] - counts[0] == 2 * layers
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "dtype"),
+    [
+        (qwen2, {"lora_bias": True}, torch.float32),
+        (qwen2, {"use_dora": True}, torch.float32),
+        (qwen2, {}, torch.bfloat16),  # the adapter's weights are float32
+        (gpt2, {}, torch.float32),  # its layers are not torch's linear ones
+    ],
+)
+def test_an_adapter_that_two_operations_cannot_compute_answers_as_peft_does(
+    make, options, dtype, store
+) -> None:
+    base = publish_base(store, make)
+    adapter = publish_adapter(store, base, seed=1, **options)
+    loaded, plain = (load_model(path, dtype=dtype) for path in (adapter.path, base.path))
+    assert not any(isinstance(module, AdaptedLinear) for module in loaded.model.modules())
+    wrapped = PeftModel.from_pretrained(plain.model, str(adapter.path)).eval()
+    inputs = torch.arange(1, 9)[None]
+    with torch.inference_mode():
+        assert torch.equal(loaded.model(inputs).logits, wrapped(inputs).logits)
 
 
 @pytest.mark.parametrize("make", [qwen2, t5])

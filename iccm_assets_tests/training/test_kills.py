@@ -87,6 +87,17 @@ def test_the_next_attempt_resumes_from_the_last_complete_epoch_with_the_same_bit
 
 
 @pytest.mark.slow
+def test_a_training_on_preferences_that_was_killed_begins_anew_with_the_same_bits(tmp_path: Path) -> None:
+    job = tiny_job(tmp_path / "home", tiny_gpt2, objective="dpo", epochs=3)
+    expected = train_uninterrupted(job, tmp_path)
+    kill_trainer(job, "step 3")  # of the second epoch's three and four
+    again = train(next_attempt(job))
+    assert (again.resumed_from_step, again.history) == (0, expected.history)
+    assert published(job) == [expected.digest] == [again.digest]
+    assert list(ModelStore(Path(job.home)).staging_root.glob(f"{job.run_id}-*")) == []
+
+
+@pytest.mark.slow
 def test_no_checkpoint_is_resumed_with_another_configuration(tmp_path: Path) -> None:
     job = tiny_job(tmp_path / "home", epochs=4)
     other = next_attempt(job).model_copy(update={"config": job.config.model_copy(update={"seed": 99})})

@@ -15,28 +15,19 @@ from iccm_assets.errors import SettingsError, TrainingDivergedError, TrainingErr
 from iccm_assets.models.generation import load_model
 from iccm_assets.registry.loss_curve import LossPoint
 from iccm_assets.settings import TrainingSettings, load_settings
-from iccm_assets.training.dataset import Dataset, DatasetStore
+from iccm_assets.training.dataset import Dataset
 from iccm_assets.training.finetuning import FineTuneResult
 from iccm_assets.training.preference_training import encode_pairs, fine_tune_preferences
 from iccm_assets.training.trainer_worker import train
 from iccm_assets_tests.factories.tiny_models import tiny_gpt2, tiny_t5
-from iccm_assets_tests.factories.training_jobs import FAST, tiny_dataset, tiny_job
-
-
-def make_pairs(count: int = 12) -> Dataset:
-    """Pairs whose rejected answers say nothing of what the source does."""
-    dataset = tiny_dataset(count)
-    rows = (
-        replace(row, rejected="It shall work.") for row in dataset.examples if row.conversation_id is not None
-    )
-    return Dataset(tuple(rows), dataset.seed)
+from iccm_assets_tests.factories.training_jobs import FAST, tiny_job, tiny_pairs
 
 
 def fine_tune(directory: Path, dataset: Dataset | None = None, **config: Any) -> FineTuneResult:
     training = TrainingSettings(**{**FAST, "objective": "dpo", **config})
     return fine_tune_preferences(
         load_model(directory),
-        dataset or make_pairs(),
+        dataset or tiny_pairs(),
         training,
         epochs=training.epochs,
         scratch=directory.parent / "scratch",
@@ -63,9 +54,9 @@ def test_a_causal_model_learns_to_prefer_what_was_accepted_and_the_same_bits_eac
     tmp_path: Path,
 ) -> None:
     directory = tiny_gpt2(tmp_path / "m")
-    before = measure_margin(load_model(directory), make_pairs())
+    before = measure_margin(load_model(directory), tiny_pairs())
     trained = fine_tune(directory)
-    assert measure_margin(trained.loaded, make_pairs()) > before + 1.0
+    assert measure_margin(trained.loaded, tiny_pairs()) > before + 1.0
     validation = [point.validation_loss for point in trained.history if point.validation_loss is not None]
     assert validation[0] == pytest.approx(0.6931, abs=1e-3) and min(validation) < validation[0]
     assert (
@@ -79,9 +70,8 @@ def test_a_causal_model_learns_to_prefer_what_was_accepted_and_the_same_bits_eac
 
 def test_a_preference_candidate_is_published_like_any_version(tmp_path: Path) -> None:
     job = tiny_job(tmp_path, tiny_gpt2, objective="dpo", epochs=1)
-    dataset = DatasetStore(tmp_path).write(make_pairs())
     points: list[LossPoint] = []
-    outcome = train(job.model_copy(update={"dataset": str(dataset)}), progress=points.append)
+    outcome = train(job, progress=points.append)
     base, candidate = load_model(job.base), load_model(outcome.path)
     # As in any training: the cache of keys and values is off while training, and asked for when answering.
     assert candidate.model.config.to_diff_dict() == base.model.config.to_diff_dict() | {"use_cache": False}
@@ -118,13 +108,13 @@ def test_a_loss_that_is_not_finite_ends_the_training_by_name(tmp_path: Path) -> 
     training = TrainingSettings(**{**FAST, "objective": "dpo"})
     with pytest.raises(TrainingDivergedError, match="step 0"):
         fine_tune_preferences(
-            loaded, make_pairs(), training, epochs=1, scratch=tmp_path / "s", on_progress=lambda point: None
+            loaded, tiny_pairs(), training, epochs=1, scratch=tmp_path / "s", on_progress=lambda point: None
         )
 
 
 def test_pairs_that_are_too_long_are_left_out_and_counted(tmp_path: Path) -> None:
     loaded = load_model(tiny_gpt2(tmp_path / "m"))
-    pairs = make_pairs()
+    pairs = tiny_pairs()
     long = replace(pairs.examples[0], rejected="x" * 600, role="new")
     dataset = Dataset((long, *pairs.examples[1:]), pairs.seed)
     _, _, counts = encode_pairs(loaded, dataset, TrainingSettings(objective="dpo"))

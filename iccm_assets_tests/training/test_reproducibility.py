@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ from iccm_assets.training.reproducibility import (
 )
 from iccm_assets.training.trainer_worker import train
 from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome
+from iccm_assets_tests.factories.tiny_models import tiny_gpt2, tiny_t5
 from iccm_assets_tests.factories.training_jobs import tiny_job
 from iccm_assets_tests.factories.training_platforms import TrainingPlatform, train_again
 
@@ -65,6 +66,15 @@ def test_three_different_versions_are_reproduced_bit_for_bit_and_nothing_is_chan
     assert sum(line.startswith("step 1/") for line in lines) >= 3
     assert platform.state() == before
     assert len({version.digest for version in (full, emergency, lora)}) == 3
+
+
+@pytest.mark.parametrize(("objective", "make"), [("rft", tiny_t5), ("dpo", tiny_gpt2)])
+def test_a_version_of_another_objective_is_reproduced_bit_for_bit_from_its_snapshot_alone(
+    objective: str, make: Callable[[Path], Path], platform: TrainingPlatform
+) -> None:
+    version = platform.version(tiny_job(platform.settings.home, make, objective=objective, epochs=1))
+    report = platform.verify(version, train=train_again)
+    assert (report.outcome, report.same_digest) == ("reproduced", True), report
 
 
 def test_output_larger_than_a_pipe_buffer_is_read_while_the_log_is_written() -> None:

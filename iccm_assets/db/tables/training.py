@@ -144,6 +144,7 @@ training_run_examples = Table(
     enum_check("role", EXAMPLE_ROLES),
     CheckConstraint("(role = 'self') = (sampled_answer_id is not null)", name="sampled_answer"),
     Index(None, "conversation_id"),
+    Index(None, "sampled_answer_id", postgresql_where=text("sampled_answer_id is not null")),
     comment="Conversation used by a training run, with its role.",
 )
 
