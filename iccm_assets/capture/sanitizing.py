@@ -28,6 +28,8 @@ class Sanitizer:
 
     def clean_text(self, value: str) -> str:
         """Return the text as PostgreSQL accepts it."""
+        if value.isascii() and "\x00" not in value:
+            return value
         return _NUL_OR_SURROGATE.sub(self._replacement, value)
 
     def clean_optional(self, value: str | None) -> str | None:
