@@ -286,7 +286,8 @@ _ADDRESS_RULES = (
 )
 # Of an account number, an IPv4 and an IPv6 address. One set of first characters is found faster than three.
 _OF_ADDRESSES = re.compile(
-    r"[\d:](?:(?<=[A-Za-z]\d)\d[ -]?[A-Za-z0-9]{4}|(?<=\d)\d{0,2}\.\d{1,3}\.\d|(?<=:)[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:])"
+    r"[\d:](?:(?<=[A-Za-z]\d)\d[ -]?[A-Za-z0-9]{4}|(?<=\d)\d{0,2}\.\d{1,3}\.\d"
+    r"|(?<=:)[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:])"
 )
 PII_RULES = (
     RuleGroup(_EMAIL_RULES),

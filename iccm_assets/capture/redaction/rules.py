@@ -52,6 +52,12 @@ class RedactionRule:
             return False
         return self.gate is None or self.gate.search(text) is not None
 
+    def apply(self, text: str, remember: OnMatch, place: Place = place_anywhere) -> str:
+        """Return the text with this rule's matches replaced."""
+        if not self.may_match(text):
+            return text
+        return replace_spans(text, self.find(text, remember), place)
+
     def find(self, text: str, remember: OnMatch) -> Iterator[Span]:
         """Return the spans to replace, in order."""
         group = "x" if "x" in self.pattern.groupindex else 0
@@ -67,8 +73,8 @@ class RedactionRule:
 class RuleGroup:
     """Rules that are applied in their order, of which most texts need none: all hints are searched together.
 
-    ``screen``: what every match contains, so that other texts are read only once. ``inside``: the matches also
-    consist of it, so that hints and gates are searched in what it matched only.
+    ``screen``: what every match contains, so that other texts are read only once. ``inside``: the matches
+    also consist of it, so that hints and gates are searched in what it matched only.
     """
 
     rules: tuple[RedactionRule, ...]
@@ -77,12 +83,17 @@ class RuleGroup:
 
     def apply(self, text: str, remember: OnMatch, place: Place = place_anywhere) -> str:
         """Return the text with the matches of these rules replaced."""
-        numbers = self._choose(text)
-        while numbers:
-            number = numbers.pop(0)
-            replaced = replace_spans(text, self.rules[number].find(text, remember), place)
-            if replaced is not text:  # which may be what a later rule looks for
-                text, numbers = replaced, [later for later in self._choose(replaced) if later > number]
+        for number in self._choose(text):
+            replaced = self.rules[number].apply(text, remember, place)
+            if replaced is not text and not self.inside:
+                return self._apply_from(number + 1, replaced, remember, place)
+            text = replaced
+        return text
+
+    def _apply_from(self, number: int, text: str, remember: OnMatch, place: Place) -> str:
+        """Apply all rules from this one on: what was replaced may be what any of them looks for."""
+        for rule in self.rules[number:]:
+            text = rule.apply(text, remember, place)
         return text
 
     def _choose(self, text: str) -> list[int]:
@@ -95,13 +106,13 @@ class RuleGroup:
             return []
         numbers = {
             number
-            for stem, hints in self._hints
-            if stem in text
+            for part, hints in self._hints
+            if part in text
             for hint, hinted in hints
             if hint in text
             for number in hinted
         }
-        return [number for number in sorted(numbers) if self.rules[number].may_match(text)]
+        return sorted(number for number in numbers if self.rules[number].may_match(text))
 
     @cached_property
     def _hints(self) -> list[tuple[str, list[tuple[str, list[int]]]]]:
@@ -113,9 +124,9 @@ class RuleGroup:
         for number, rule in enumerate(self.rules):
             for hint in rule.hints or ("",):
                 numbers[hint].append(number)
-        stems = {hint: {hint[start : start + 3] for start in range(max(1, len(hint) - 2))} for hint in numbers}
-        counts = Counter(stem for shared in stems.values() for stem in shared)
+        parts = {hint: {hint[at : at + 3] for at in range(max(1, len(hint) - 2))} for hint in numbers}
+        counts = Counter(part for shared in parts.values() for part in shared)
         groups: defaultdict[str, list[tuple[str, list[int]]]] = defaultdict(list)
         for hint, hinted in numbers.items():
-            groups[max(stems[hint], key=lambda stem: (counts[stem], stem))].append((hint, hinted))
+            groups[max(parts[hint], key=lambda part: (counts[part], part))].append((hint, hinted))
         return list(groups.items())
