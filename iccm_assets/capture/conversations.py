@@ -26,6 +26,7 @@ from iccm_assets.capture.prepared_conversations import (
 )
 from iccm_assets.capture.redaction.redact import count_placeholders
 from iccm_assets.capture.session_ownership import SessionOwner, may_write, merge_owner
+from iccm_assets.db.database import ColumnValues
 from iccm_assets.errors import InputError, OperationNotAllowedError, SessionOwnershipError
 from iccm_assets.settings import Settings, get_settings
 
@@ -136,9 +137,9 @@ def _unnest(types: Mapping[str, str]) -> str:
     return f"unnest({columns}) with ordinality as v({names}, position)"
 
 
-def _columns(types: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def _columns(types: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> dict[str, ColumnValues]:
     values = list(rows)
-    return {name: [row[name] for row in values] for name in types}
+    return {name: ColumnValues(row[name] for row in values) for name in types}
 
 
 def _reject_erased(conn: Connection, sessions: Iterable[str]) -> None:

@@ -331,7 +331,7 @@ def _explain(exchange: Exchange, refusal: str) -> Exchange:
     missing = [] if exchange.source is not None else ["no source code"]
     if exchange.requirements is None:
         missing.append(f"no requirements ({refusal})" if refusal else "no requirements")
-    return replace(exchange, reason=", ".join(missing))
+    return Exchange(exchange.source, exchange.requirements, ", ".join(missing))
 
 
 def _sources(messages: object, metadata: object) -> Iterator[str]:

@@ -20,6 +20,7 @@ _TAG = re.compile(
     r"|compact(?:ion)?[-_]summary)(?:\s[^<>\n]{0,200})?>",
     re.IGNORECASE,
 )
+_TAG_ON_A_LINE = re.compile(_TAG.pattern, re.IGNORECASE | re.MULTILINE)
 # A client that adds its element right behind the user's text puts it on the line that closes a fence.
 _MARKS_BEFORE_TAG = re.compile(rf"^([ \t]*(?:```|~~~))(?={_TAG.pattern})", re.IGNORECASE | re.MULTILINE)
 _HOOK = (
@@ -67,7 +68,7 @@ def is_injected_message(entry: Mapping[str, Any]) -> bool:
 
 def remove_injected_text(text: str) -> str:
     """Return the user's own words of a text; linear in its length."""
-    if "<" in text:
+    if "<" in text and _TAG_ON_A_LINE.search(text):
         text = "".join(_outside_elements(_MARKS_BEFORE_TAG.sub(r"\1\n", text)))
     return "\n".join(_outside_notices(text.split("\n"))) if _NOTICE.search(text.lower()) else text
 

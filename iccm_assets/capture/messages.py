@@ -78,6 +78,8 @@ def _parse_message(entry: Mapping[str, Any], paths: dict[str, str]) -> ChatMessa
         return None
     role = normalize_role(role)
     content = entry.get("content")
+    if isinstance(content, str) and role != "tool" and not entry.get("tool_calls"):
+        return ChatMessage(role, "\n".join(_own_words(role, [content], entry)))
     texts = _part_texts(content)
     parts = (part for part in _as_list(content) if isinstance(part, Mapping))
     files = [file for part in parts for file in _part_files(part, role, paths)]

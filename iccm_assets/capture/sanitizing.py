@@ -18,6 +18,7 @@ from iccm_assets.errors import InputError
 
 _NUL_OR_SURROGATE = re.compile("[\x00\ud800-\udfff]")
 _MAX_DEPTH = 100
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
 class Sanitizer:
@@ -28,6 +29,8 @@ class Sanitizer:
 
     def clean_text(self, value: str) -> str:
         """Return the text as PostgreSQL accepts it."""
+        if value.isascii() and "\x00" not in value:
+            return value
         return _NUL_OR_SURROGATE.sub(self._replacement, value)
 
     def clean_optional(self, value: str | None) -> str | None:
@@ -77,6 +80,6 @@ def _typed_number(value: float) -> Any:
 def to_json(value: object, name: str) -> str:
     """Serialize a cleaned value; raises ``InputError`` for integers with too many digits."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return _encode(value)
     except ValueError as error:
         raise InputError(f"the {name} is not JSON ({error})") from None

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import ExceptionContext
@@ -134,8 +135,23 @@ def create_engine_for(url: str, *, application_name: str = "iccm", session_optio
         },
     )
     event.listen(engine, "handle_error", _hide_rows)
+    event.listen(engine, "connect", _send_columns_in_binary)
     _ENGINES.add(engine)
     return engine
+
+
+class ColumnValues(list[Any]):
+    """A parameter for an array of one type: the values of a column, of rows that are written together.
+
+    It is sent in the binary format: the text of an array has each quotation mark of each value escaped, in
+    Python.
+    """
+
+
+def _send_columns_in_binary(connection: Any, record: object) -> None:
+    from psycopg.types.array import ListBinaryDumper
+
+    connection.adapters.register_dumper(ColumnValues, ListBinaryDumper)
 
 
 def _hide_rows(context: ExceptionContext) -> None:

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 _HEADER = struct.Struct("<II")
 MAX_RECORD_BYTES = 64 << 20
 SEGMENT_SUFFIX = ".log"
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 class SpoolFullError(IccmError):
@@ -147,7 +148,7 @@ def rewrite_segment(path: Path, is_kept: Callable[[dict[str, Any]], bool]) -> No
 
 
 def _make_frame(record: dict[str, Any]) -> bytes:
-    payload = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    payload = _encode(record).encode()
     return _HEADER.pack(len(payload), zlib.crc32(payload)) + payload
 
 

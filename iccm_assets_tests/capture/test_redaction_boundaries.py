@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from iccm_assets.capture.redaction.pii import is_card_number, is_iban, luhn_valid
@@ -11,6 +13,7 @@ from iccm_assets.capture.redaction.redact import (
     redact_document,
     stored_user_ids,
 )
+from iccm_assets.capture.redaction.rules import RedactionRule, RuleGroup
 from iccm_assets.settings import load_settings
 
 CARD = 4111111111111111
@@ -310,3 +313,26 @@ def test_an_account_number_may_have_all_letters():
 def test_an_account_number_in_a_text_is_replaced():
     assert redact("pay GB82 WEST 1234 5698 7654 32.") == "pay <IBAN>."
     assert redact("pay GB82 WEST 1234 5698 7654 33.") == "pay GB82 WEST 1234 5698 7654 33."
+
+
+# --- groups of rules
+
+
+@pytest.mark.parametrize("text", ["xab", "abcd", "-u", "zbcdz", "q7", "abcd bcd ab -u", "é-uq7"])
+def test_a_group_does_what_its_rules_do_in_turn(text):
+    hints = ("abcd", "bcd", "ab", "-u", "q7")
+    rules = tuple(
+        RedactionRule(f"KIND{n}", re.compile(re.escape(hint)), (hint,)) for n, hint in enumerate(hints)
+    )
+    in_turn = text
+    for rule in rules:
+        in_turn = rule.apply(in_turn, lambda secret: None)
+    assert RuleGroup(rules).apply(text, lambda secret: None) == in_turn != text
+
+
+def test_a_rule_finds_what_an_earlier_rule_of_its_group_replaced():
+    rules = (
+        RedactionRule("FIRST", re.compile("ab+"), ("ab",)),
+        RedactionRule("SECOND", re.compile("<FIRST>(?P<x>-7+)"), ("<FIRST>",)),
+    )
+    assert RuleGroup(rules).apply("cabb-77", lambda secret: None) == "c<FIRST><SECOND>"

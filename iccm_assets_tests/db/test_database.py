@@ -5,13 +5,21 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from iccm_assets.db import database
-from iccm_assets.db.database import connect, create_engine_for, dagster_url, database_url, head_revision
+from iccm_assets.db.database import (
+    ColumnValues,
+    connect,
+    create_engine_for,
+    dagster_url,
+    database_url,
+    head_revision,
+)
 from iccm_assets.db.embedded.embedded_server import EmbeddedServer
 from iccm_assets.errors import DatabaseError, DatabaseUnreachableError, SettingsError
 from iccm_assets.settings import load_settings
@@ -47,6 +55,26 @@ def test_connect_migrates_an_empty_database_and_is_quick_afterwards(new_database
         assert conn.execute(sa.text("show timezone")).scalar_one() == "UTC"
         assert conn.execute(sa.text("show application_name")).scalar_one() == "iccm"
     engine.dispose()
+
+
+COLUMNS = {
+    "text": ['"quoted", {1}', "back\\slash", "", "NULL", None, "ünï\n\u2003"],
+    "bigint": [1, None, -(2**40), 2**31, 0, 7],
+    "boolean": [True, None, False, True, None, True],
+    "timestamptz": [datetime(2026, 3, 1, 12, tzinfo=UTC), None, *4 * [datetime(1999, 12, 31, tzinfo=UTC)]],
+    "date": [None] * 6,
+}
+
+
+def test_values_of_columns_arrive_in_the_server_as_they_are(engine):
+    arrays = ", ".join(f"cast(:{kind} as {kind}[])" for kind in COLUMNS)
+    query = sa.text(f"select * from unnest({arrays})")
+    with engine.connect() as conn:
+        for rows in (6, 0, 6):
+            columns = {kind: ColumnValues(values[:rows]) for kind, values in COLUMNS.items()}
+            assert [list(row) for row in conn.execute(query, columns)] == [
+                list(row) for row in zip(*columns.values(), strict=True)
+            ]
 
 
 def test_an_engine_outlives_a_restart_of_the_server(tmp_path):

@@ -10,6 +10,7 @@ import re
 import string
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from iccm_assets.capture.redaction.rules import Span
 from iccm_assets.capture.redaction.token_secrets import has_high_entropy, is_keyboard_mash, is_mixed
@@ -166,7 +167,13 @@ def find_keyword_secrets(text: str) -> Iterator[Span]:
 
 def classify_key(name: str) -> str | None:
     """Return the kind of a value of this name (``PASSWORD``, ``API_KEY``, …), else None."""
-    lower = _lower(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name[:200]))
+    return _classify_start(name[:200])
+
+
+@lru_cache(maxsize=4096)
+def _classify_start(name: str) -> str | None:
+    """Classify the start of a key: documents have few different ones."""
+    lower = _lower(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name))
     return next(filter(None, (_classify_stem(lower, match) for match in _NAME.finditer(lower))), None)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import count
 from typing import Any
@@ -22,30 +22,14 @@ from iccm_assets.capture.redaction.context_secrets import CONTEXT_RULES
 from iccm_assets.capture.redaction.keyword_secrets import classify_key, find_keyword_secrets, is_secret
 from iccm_assets.capture.redaction.pii import PII_RULES, is_card_number
 from iccm_assets.capture.redaction.program_text import keep_programs
-from iccm_assets.capture.redaction.rules import (
-    OnMatch,
-    Place,
-    RedactionRule,
-    RuleGroup,
-    place_anywhere,
-    replace_spans,
-)
+from iccm_assets.capture.redaction.rules import OnMatch, Place, RuleGroup, place_anywhere, replace_spans
 from iccm_assets.capture.redaction.token_secrets import HIGH_ENTROPY_RULE, KEY_RULES, TOKEN_RULES
 from iccm_assets.capture.redaction.webhook_urls import WEBHOOK_RULES
 from iccm_assets.settings import Settings
 
-_BEFORE_KEYWORDS: Sequence[RedactionRule | RuleGroup] = (
-    *KEY_RULES,
-    *WEBHOOK_RULES,
-    TOKEN_RULES,
-    *CONTEXT_RULES,
-)
-_AFTER_KEYWORDS: Sequence[RedactionRule | RuleGroup] = (HIGH_ENTROPY_RULE, *PII_RULES)
-ALL_RULES = tuple(
-    rule
-    for group in (*_BEFORE_KEYWORDS, *_AFTER_KEYWORDS)
-    for rule in (group.rules if isinstance(group, RuleGroup) else (group,))
-)
+_BEFORE_KEYWORDS = (RuleGroup((*KEY_RULES, *WEBHOOK_RULES)), TOKEN_RULES, RuleGroup(CONTEXT_RULES))
+_AFTER_KEYWORDS = (HIGH_ENTROPY_RULE, *PII_RULES)
+ALL_RULES = tuple(rule for group in (*_BEFORE_KEYWORDS, *_AFTER_KEYWORDS) for rule in group.rules)
 _MIN_LENGTH = 6
 # A replacement may join two halves of a secret; most texts need one more round, hostile ones a few.
 _MAX_ROUNDS = 6
@@ -72,6 +56,8 @@ def redact_document(value: Any) -> tuple[Any, dict[str, int]]:
     document = _DocumentRedactor()
     redacted = document.redact(value, None)
     longest = sorted(document.remembered, key=len, reverse=True)[:_MAX_REMEMBERED]
+    if not longest:
+        return redacted, count_placeholders(redacted)
     pattern = re.compile(rf"(?<![^\W_])(?:{'|'.join(map(re.escape, longest))})(?![^\W_])")
 
     def replace_remembered(text: str, place: Place) -> str:
@@ -79,7 +65,7 @@ def redact_document(value: Any) -> tuple[Any, dict[str, int]]:
         return replace_spans(text, spans, place)
 
     def replace_remembered_safely(text: str) -> str:
-        replaced = replace_remembered(text, place_anywhere) if longest else text
+        replaced = replace_remembered(text, place_anywhere)
         if replaced != text:
             text = keep_programs(text, replaced, replace_remembered)
         return text
@@ -91,12 +77,9 @@ def redact_document(value: Any) -> tuple[Any, dict[str, int]]:
 def count_placeholders(value: Any) -> dict[str, int]:
     """Return the number of placeholders in all texts of a JSON value, by kind."""
     counts: Counter[str] = Counter()
-
-    def count_in(text: str) -> str:
-        counts.update(kind for kind in _PLACEHOLDER.findall(text) if kind in _KINDS)
-        return text
-
-    _map_texts(value, count_in)
+    for text in _iterate_texts(value):
+        if "<" in text:
+            counts.update(kind for kind in _PLACEHOLDER.findall(text) if kind in _KINDS)
     return dict(sorted(counts.items()))
 
 
@@ -139,14 +122,14 @@ def _redact_text(text: str, remember: OnMatch, place: Place) -> str:
 
 
 def _redact_once(text: str, remember: OnMatch, place: Place) -> str:
-    for rules in _BEFORE_KEYWORDS:
-        text = rules.apply(text, remember, place)
+    for group in _BEFORE_KEYWORDS:
+        text = group.apply(text, remember, place)
     spans = list(find_keyword_secrets(text))
     for start, end, _ in spans:
         remember(text[start:end])
     text = replace_spans(text, spans, place)
-    for rules in _AFTER_KEYWORDS:
-        text = rules.apply(text, remember, place)
+    for group in _AFTER_KEYWORDS:
+        text = group.apply(text, remember, place)
     return text
 
 
@@ -201,9 +184,13 @@ def _is_harmless_key(key: str) -> bool:
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Build an object of these pairs; keys that became equal are numbered, so that no value is lost."""
-    result: dict[str, Any] = {}
+    items = list(pairs)
+    result: dict[str, Any] = dict(items)
+    if len(result) == len(items):
+        return result
+    result.clear()
     numbers: dict[str, Iterator[int]] = defaultdict(lambda: count(2))
-    for key, value in pairs:
+    for key, value in items:
         name = key
         while name in result:
             name = f"{key} {next(numbers[key])}"
@@ -219,6 +206,18 @@ def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, list):
         return [_map_texts(item, change) for item in value]
     return value
+
+
+def _iterate_texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield key
+            yield from _iterate_texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _iterate_texts(item)
 
 
 _PLACEHOLDER = re.compile(r"<([A-Z][A-Z_]{1,30})>")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -70,29 +71,62 @@ class RedactionRule:
 
 @dataclass(frozen=True)
 class RuleGroup:
-    """Rules whose matches contain what ``screen`` matches, so that other texts are read only once.
+    """Rules that are applied in their order, of which most texts need none: all hints are searched together.
 
-    ``inside``: the matches also consist of it, so that hints and gates are searched in what it matched only.
+    ``screen``: what every match contains, so that other texts are read only once. ``inside``: the matches
+    also consist of it, so that hints and gates are searched in what it matched only.
     """
 
     rules: tuple[RedactionRule, ...]
-    screen: re.Pattern[str]
+    screen: re.Pattern[str] | None = None
     inside: bool = False
 
     def apply(self, text: str, remember: OnMatch, place: Place = place_anywhere) -> str:
         """Return the text with the matches of these rules replaced."""
-        for rule in self._choose(text):
+        for number in self._choose(text):
+            replaced = self.rules[number].apply(text, remember, place)
+            if replaced is not text and not self.inside:
+                return self._apply_from(number + 1, replaced, remember, place)
+            text = replaced
+        return text
+
+    def _apply_from(self, number: int, text: str, remember: OnMatch, place: Place) -> str:
+        """Apply all rules from this one on: what was replaced may be what any of them looks for."""
+        for rule in self.rules[number:]:
             text = rule.apply(text, remember, place)
         return text
 
-    def _choose(self, text: str) -> Iterable[RedactionRule]:
-        if not self.inside:
-            return self.rules if self.screen.search(text) else ()
-        screened = "\n".join(self.screen.findall(text))
-        numbers = sorted({number for hint, number in self._hints if hint in screened})
-        return [self.rules[number] for number in numbers if self.rules[number].may_match(screened)]
+    def _choose(self, text: str) -> list[int]:
+        """Return the numbers of the rules that may match a text."""
+        if self.inside and self.screen is not None:
+            text = "\n".join(self.screen.findall(text))
+            if not text:
+                return []
+        elif self.screen is not None and self.screen.search(text) is None:
+            return []
+        numbers = {
+            number
+            for part, hints in self._hints
+            if part in text
+            for hint, hinted in hints
+            if hint in text
+            for number in hinted
+        }
+        return sorted(number for number in numbers if self.rules[number].may_match(text))
 
     @cached_property
-    def _hints(self) -> list[tuple[str, int]]:
-        """All hints with the number of their rule; a rule without one is always tried."""
-        return [(hint, number) for number, rule in enumerate(self.rules) for hint in rule.hints or ("",)]
+    def _hints(self) -> list[tuple[str, list[tuple[str, list[int]]]]]:
+        """The hints with the numbers of their rules, by what they share; a rule without one is always tried.
+
+        Half of the hints contain three characters of another: without these, none of them is searched for.
+        """
+        numbers: defaultdict[str, list[int]] = defaultdict(list)
+        for number, rule in enumerate(self.rules):
+            for hint in rule.hints or ("",):
+                numbers[hint].append(number)
+        parts = {hint: {hint[at : at + 3] for at in range(max(1, len(hint) - 2))} for hint in numbers}
+        counts = Counter(part for shared in parts.values() for part in shared)
+        groups: defaultdict[str, list[tuple[str, list[int]]]] = defaultdict(list)
+        for hint, hinted in numbers.items():
+            groups[max(parts[hint], key=lambda part: (counts[part], part))].append((hint, hinted))
+        return list(groups.items())
