@@ -22,6 +22,7 @@ from iccm_assets.suites.outside_effects import choose_targets
 from iccm_assets.suites.planned_checks import count_checks
 from iccm_assets.suites.raised_classes import RaisedClasses
 from iccm_assets.suites.recorded_inputs import InputSearch
+from iccm_assets.suites.recorded_source import leave_out_tests
 from iccm_assets.suites.source_edits import SourceText
 from iccm_assets.suites.source_variants import build_stub, insert_all_probes, insert_probes, list_results
 from iccm_assets.suites.suite_values import InvalidValueError, check_encoded
@@ -127,6 +128,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "variants": read_variants,
     "fingerprint": ast_hash,
     "recorded inputs": propose,
+    "recorded source": leave_out_tests,
     "suspicions": lambda text: suspicions.find_suspicious_behavior(text, FAILED, [], "pytest"),
     "imports": sandbox_module._imported_modules,
     "violations": lambda text: sandbox_module._parse_violations(text.encode("ascii", "replace")),
