@@ -4,8 +4,10 @@
 
 For each seed simulated developers talk to the packaged model for a week. What they accept is scored in the
 sandbox, filtered and pooled as the platform does; then both objectives train from the same selection, `rft`
-with the answers that were sampled, judged and chosen for it. All models answer the audit set, on which
-nothing is chosen. A line of JSON for each seed.
+with the answers that were sampled, judged and chosen for it. All models answer the canary set, whose gate
+says whether the candidate would serve (variance and latency are not measured), and the audit set, on which
+nothing is chosen: what a candidate lost there is given whether or not the gate refuses it. A line of JSON
+for each seed.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ import json
 import math
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from statistics import fmean, stdev
@@ -25,11 +28,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from benchmarks.recipes import list_failures, measure, say
+from benchmarks.recipes import judge_pass_rates, list_failures, measure, say
 from iccm_assets.capture.conversations import Conversation, ModelResponse, upsert_conversation
 from iccm_assets.curation.canary_set import load_canary_set
 from iccm_assets.curation.filtering import filter_day
 from iccm_assets.curation.training_pool import rebuild_pool
+from iccm_assets.db import tables as t
 from iccm_assets.db.clock import now
 from iccm_assets.db.database import connect
 from iccm_assets.db.embedded.embedded_server import EmbeddedServer
@@ -41,7 +45,13 @@ from iccm_assets.retraining import pipeline, triggers
 from iccm_assets.rollout.deployment import ensure_production
 from iccm_assets.scoring.orchestra import load_orchestra_from_settings
 from iccm_assets.scoring.scoring_pass import score_unscored
-from iccm_assets.settings import PACKAGED_AUDIT_SET, PACKAGED_MODEL, Settings, load_settings
+from iccm_assets.settings import (
+    PACKAGED_AUDIT_SET,
+    PACKAGED_CANARY_SET,
+    PACKAGED_MODEL,
+    Settings,
+    load_settings,
+)
 from iccm_assets.simulation.developers.developers import finish_session, plan_conversations
 from iccm_assets.simulation.developers.drift import make_weekly_drift
 from iccm_assets.simulation.language.families import NEW_FAMILIES
@@ -54,6 +64,21 @@ from iccm_assets.training.sampling_worker import run_sampling
 
 SESSIONS = 200  # a week
 Z90 = 1.6449
+
+
+@dataclass(frozen=True)
+class MeasuredSet:
+    """Items, and the base model's pass rate of each."""
+
+    rows: list[dict[str, Any]]
+    base: list[float]
+
+    @classmethod
+    def measure(cls, path: Path, settings: Settings, limit: int = 0) -> MeasuredSet:
+        """Read a set, or about ``limit`` of its items, and measure the base model on it."""
+        rows = [vars(item) for item in load_canary_set(path).items]
+        rows = rows[:: max(1, len(rows) // limit)] if limit else rows
+        return cls(rows, measure(load_model(PACKAGED_MODEL, device="cpu"), rows, settings))
 
 
 @contextmanager
@@ -108,8 +133,8 @@ def talk(engine: sa.Engine, settings: Settings, seed: int, base: LoadedModel, ex
 
 def compose(
     engine: sa.Engine, settings: Settings, objective: str
-) -> tuple[Dataset, SamplingReport | None, str]:
-    """Select as a retrain of this objective does, without training."""
+) -> tuple[Dataset, SamplingReport | None, dict[str, int]]:
+    """Select as a retrain of this objective does, without training; and count what is new by family."""
     training = settings.training.model_copy(update={"objective": objective})
     settings = settings.model_copy(update={"training": training})
     with engine.begin() as conn:
@@ -123,7 +148,11 @@ def compose(
         assert not isinstance(plan, pipeline.SkippedRun), plan
         with engine.begin() as conn:
             training_runs.finish_run(conn, claimed.id, claimed.fence, "gate_failed")
-    return plan.dataset, report, plan.reason
+            stored = t.conversations.c
+            ids = [row.conversation_id for row in plan.dataset.with_roles("new", "self")]
+            query = sa.select(stored.metadata["family"].astext).where(stored.id.in_(ids))
+            families = Counter(conn.scalars(query))
+    return plan.dataset, report, dict(sorted(families.items()))
 
 
 def train(base: LoadedModel, dataset: Dataset, settings: Settings) -> LoadedModel:
@@ -155,42 +184,41 @@ def by_slice(rows: Sequence[dict[str, Any]], values: Sequence[float]) -> dict[st
 
 
 def run_seed(
-    seed: int,
-    rows: Sequence[dict[str, Any]],
-    base_scores: list[float],
-    excluded: set[str],
-    sampling: dict[str, Any],
+    seed: int, canary: MeasuredSet, audit: MeasuredSet, excluded: set[str], sampling: dict[str, Any]
 ) -> dict[str, Any]:
     """Measure one seed: a week, both sets, both models."""
     started = time.process_time()
     with open_platform(sampling) as (engine, settings):
         talk(engine, settings, seed, load_model(PACKAGED_MODEL, device="cpu"), excluded)
-        plain, _, _ = compose(engine, settings, "sft")
-        own, report, reason = compose(engine, settings, "rft")
+        plain, _, families = compose(engine, settings, "sft")
+        own, report, own_families = compose(engine, settings, "rft")
     assert report is not None
     result: dict[str, Any] = {
         "seed": seed,
         "sampling": pipeline.describe_sampling(report),
-        "selection": reason,
-        "base": by_slice(rows, base_scores),
+        "base": by_slice(audit.rows, audit.base),
     }
-    scores = {}
-    for name, dataset in (("sft", plain), ("rft", own)):
+    scores: dict[str, list[float]] = {}
+    for name, dataset, learned in (("sft", plain, families), ("rft", own, own_families)):
         if name == "rft" and dataset.digest == plain.digest:
-            scores[name] = scores["sft"]  # the same training gives the same weights
-        else:
-            model = train(load_model(PACKAGED_MODEL, device="cpu"), dataset, settings)
-            scores[name] = measure(model, rows, settings)
+            scores[name], result[name] = scores["sft"], result["sft"]  # the same training, the same weights
+            continue
+        model = train(load_model(PACKAGED_MODEL, device="cpu"), dataset, settings)
+        scores[name] = measure(model, audit.rows, settings)
+        gains = [after - was for was, after in zip(audit.base, scores[name], strict=True)]
+        verdict = judge_pass_rates(canary.rows, canary.base, measure(model, canary.rows, settings), settings)
         result[name] = {
             "counts": dataset.counts,
+            "families": learned,
             "mean": interval(scores[name]),
-            "gain": interval([after - was for was, after in zip(base_scores, scores[name], strict=True)]),
-            "lost": list_failures(rows, base_scores, scores[name], settings),
-            "slices": by_slice(rows, scores[name]),
+            "gain": interval(gains),
+            "lost": list_failures(audit.rows, audit.base, scores[name], settings),
+            "gate refuses": [rule.reason for rule in verdict if rule.outcome != "pass"],
+            "slices": by_slice(audit.rows, scores[name]),
         }
     pairs = list(zip(scores["sft"], scores["rft"], strict=True))
     result["rft - sft"] = interval([after - was for was, after in pairs])
-    result["rft lost against sft"] = list_failures(rows, scores["sft"], scores["rft"], settings)
+    result["rft lost against sft"] = list_failures(audit.rows, scores["sft"], scores["rft"], settings)
     return result | {"cpu_seconds": round(time.process_time() - started)}
 
 
@@ -207,13 +235,12 @@ def main() -> None:
     arguments = parser.parse_args()
     set_threads(1)
     settings = load_settings(profile="local")
-    rows = [vars(item) for item in load_canary_set(PACKAGED_AUDIT_SET).items]
-    rows = rows[:: max(1, len(rows) // arguments.items)] if arguments.items else rows
-    excluded = {structural_signature(parse(row["requirements"])) for row in rows}
-    base_scores = measure(load_model(PACKAGED_MODEL, device="cpu"), rows, settings)
-    say(json.dumps({"items": len(rows), "base": interval(base_scores)}))
+    canary = MeasuredSet.measure(PACKAGED_CANARY_SET, settings)
+    audit = MeasuredSet.measure(PACKAGED_AUDIT_SET, settings, arguments.items)
+    excluded = {structural_signature(parse(row["requirements"])) for row in audit.rows}
+    say(json.dumps({"items": len(audit.rows), "base": interval(audit.base)}))
     for seed in arguments.seeds:
-        say(json.dumps(run_seed(seed, rows, base_scores, excluded, {"samples": arguments.samples})))
+        say(json.dumps(run_seed(seed, canary, audit, excluded, {"samples": arguments.samples})))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from iccm_assets.evaluation.gate_evidence import GateEvidence, ItemEvidence
+from iccm_assets.evaluation.gate_evidence import GateEvidence, ItemEvidence, RuleResult
 from iccm_assets.evaluation.quality_gate import evaluate_gate
 from iccm_assets.settings import PACKAGED_MODEL, PACKAGED_REHEARSAL, Settings, TrainingSettings, load_settings
 from iccm_assets.simulation.base_model.build import STEPS, draw_set_rows
@@ -127,14 +127,21 @@ def list_failures(
     rows: Sequence[dict[str, Any]], before: list[float], after: list[float], settings: Settings
 ) -> list[str]:
     """The gate's rules about forgetting that a model fails, production being the model before."""
+    rules = judge_pass_rates(rows, before, after, settings)
+    return [rule.reason for rule in rules if "forgetting" in rule.name and rule.outcome == "fail"]
+
+
+def judge_pass_rates(
+    rows: Sequence[dict[str, Any]], before: list[float], after: list[float], settings: Settings
+) -> list[RuleResult]:
+    """The results of the gate's rules that pass rates decide, production being the model before."""
     items = [
         ItemEvidence(row["item"], row["slice"], now, was)
         for row, was, now in zip(rows, before, after, strict=True)
     ]
-    verdict = evaluate_gate(
-        GateEvidence("candidate", "before", tuple(items), len(items)), settings.evaluation
-    )
-    return [rule.reason for rule in verdict.rules if "forgetting" in rule.name and rule.outcome == "fail"]
+    evidence = GateEvidence("candidate", "before", tuple(items), len(items))
+    rules = evaluate_gate(evidence, settings.evaluation).rules
+    return [rule for rule in rules if rule.name not in ("variance_spike", "latency_regression")]
 
 
 def say(line: str) -> None:
