@@ -68,8 +68,7 @@ def start_cluster(directory: Path, environment: Mapping[str, str] | None = None)
 def _start(directory: Path, environment: Mapping[str, str]) -> subprocess.Popen[str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     # Ray writes the cluster's address below it, and makes the directory only for a cluster in its own place.
-    default = directory / "ray"
-    default.mkdir(exist_ok=True)
+    (directory / "ray").mkdir(exist_ok=True)
     with (directory / "cluster.log").open("w") as log:
         return subprocess.Popen(
             [sys.executable, "-m", __name__, str(directory)],
