@@ -22,6 +22,7 @@ from iccm_assets.cli.doctor import check_cluster
 from iccm_assets.curation.filtering import filter_day
 from iccm_assets.curation.training_pool import rebuild_pool
 from iccm_assets.defs import ray_workers, resources
+from iccm_assets.defs.automation.jobs import live_scoring_job
 from iccm_assets.defs.evaluation.assets import canary_evaluation, canary_set
 from iccm_assets.defs.ray_workers import RayWorkers
 from iccm_assets.defs.resources import PlatformResource
@@ -36,7 +37,7 @@ from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome, p
 from iccm_assets_tests.factories.erasure_worlds import DAY, EMBEDDER, SUBJECTS, score, session
 from iccm_assets_tests.factories.object_storages import BUCKET, s3_server
 from iccm_assets_tests.factories.ray_clusters import RayCluster, start_cluster
-from iccm_assets_tests.factories.scorable_rows import put_conversation
+from iccm_assets_tests.factories.scorable_rows import put_conversation, serve_request
 from iccm_assets_tests.factories.training_jobs import tiny_dataset, tiny_job
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -245,6 +246,34 @@ def test_recording_and_scoring_on_both_nodes_give_the_same_suites_and_scores(
     assert results(ray_platform) == here
     assert report["scored"] == report["selected_rows"] == TEXTS
     assert len(report["nodes"]) == 2 and all(report["nodes"].values())
+
+
+def test_live_sessions_are_scored_on_both_nodes_as_they_are_here(
+    ray_platform: PlatformResource, new_database: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score_live(workers: WorkerClient) -> dict[str, Any]:
+        """Answers of the gateway, half of which are wrong, scored by the job that the schedule starts."""
+        for n in range(TEXTS):
+            text = f"The function `f` shall take `x`.\nIt shall return {2 + n % 2} times `x`."
+            serve_request(ray_platform.engine, ray_platform.settings, f"r{n}", f"s{n}", text=text)
+        with dg.DagsterInstance.ephemeral() as instance:
+            used = {"platform": ray_platform, "workers": workers}
+            result = live_scoring_job.execute_in_process(instance=instance, resources=used)
+            [output] = [event for event in result.all_events if event.event_type_value == "STEP_OUTPUT"]
+            logged = [entry.user_message for entry in instance.all_logs(result.run_id)]
+        metadata = output.step_output_data.metadata
+        counts = {name: metadata[name].value for name in ("texts", "texts_scored", "pending")}
+        return {**counts, "nodes": [line for line in logged if line.startswith("node ")]}
+
+    here = score_live(LocalWorkers())
+    scores = results(ray_platform)
+    rates = [row.test_pass_rate for row in scores if row.test_pass_rate is not None]
+    assert sorted(rates) == [pytest.approx(1 / 6)] * (TEXTS // 2) + [1.0] * (TEXTS // 2)
+    use_database(new_database(), monkeypatch)
+    there = score_live(RayWorkers())
+    assert results(ray_platform) == scores
+    assert here == {"texts": TEXTS, "texts_scored": TEXTS, "pending": 0, "nodes": []}
+    assert len(there.pop("nodes")) == 2 and there == {name: here[name] for name in there}
 
 
 def test_a_trainer_whose_node_is_killed_is_started_again_and_publishes_once(

@@ -67,6 +67,8 @@ def start_cluster(directory: Path, environment: Mapping[str, str] | None = None)
 
 def _start(directory: Path, environment: Mapping[str, str]) -> subprocess.Popen[str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    # Ray writes the cluster's address below it, and makes the directory only for a cluster in its own place.
+    (directory / "ray").mkdir(exist_ok=True)
     with (directory / "cluster.log").open("w") as log:
         return subprocess.Popen(
             [sys.executable, "-m", __name__, str(directory)],
@@ -75,7 +77,13 @@ def _start(directory: Path, environment: Mapping[str, str]) -> subprocess.Popen[
             stderr=log,
             text=True,
             cwd=ROOT,
-            env={**bare_environment(), **ENVIRONMENT, "PATH": path, **environment},
+            env={
+                **bare_environment(),
+                **ENVIRONMENT,
+                "PATH": path,
+                "RAY_TMPDIR": str(directory),
+                **environment,
+            },
         )
 
 
