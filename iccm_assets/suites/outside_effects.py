@@ -235,9 +235,11 @@ def _choose_targets(tree: ast.Module) -> tuple[list[Target], dict[str, str]]:
 
 
 def find_left_out_lines(tree: ast.Module) -> frozenset[int]:
-    """Find the lines of the functions and methods that reach outside."""
-    reasons = choose_targets(tree)[1]
+    """Find the lines of the functions and methods that reach outside, and of what only these call."""
+    targets, reasons = choose_targets(tree)
     left_out = {name for name, reason in reasons.items() if reason not in (TOO_MANY, NOT_FOLLOWED)}
+    if left_out:
+        left_out |= _find_private(tree) - _find_reached(tree, targets)
     lines: set[int] = set()
     for node in tree.body:
         for part in [node, *(node.body if isinstance(node, ast.ClassDef) else [])]:
@@ -245,6 +247,24 @@ def find_left_out_lines(tree: ast.Module) -> frozenset[int]:
             if name in left_out or (part is not node and f"{getattr(node, 'name', '')}.{name}" in left_out):
                 lines.update(range(part.lineno, (part.end_lineno or part.lineno) + 1))
     return frozenset(lines)
+
+
+def _find_private(tree: ast.Module) -> set[str]:
+    named = (getattr(node, "name", "") for node in tree.body)
+    return {name for name in named if name.startswith("_")}
+
+
+def _find_reached(tree: ast.Module, targets: list[Target]) -> set[str]:
+    """Find the definitions that the targets and the module itself use, by name."""
+    definitions = {node.name: node for node in tree.body if isinstance(node, FunctionNode | ast.ClassDef)}
+    pending: list[ast.AST] = [part for target in targets for part in target.nodes]
+    pending += [node for node in tree.body if not isinstance(node, FunctionNode | ast.ClassDef)]
+    reached: set[str] = set()
+    while pending:
+        names = {name for name in _list_names(pending.pop()) if name in definitions} - reached
+        reached |= names
+        pending += [definitions[name] for name in names]
+    return reached
 
 
 def _leave_out_effects(target: Target, finder: EffectFinder) -> tuple[Target, dict[str, str]]:

@@ -222,6 +222,15 @@ def test_a_function_with_outside_effects_is_left_out_by_name_and_reason(body: st
     assert not recording.document or all(case["call"] != "g" for case in recording.document["cases"])
 
 
+def test_what_only_a_function_with_effects_calls_is_left_out_as_well() -> None:
+    helper = "".join(f"    if seed == {number}:\n        return {3 * number}\n" for number in range(20, 40))
+    source = f"import random\n\ndef pick():\n    return _draw(random.random())\n\ndef _draw(seed):\n{helper}"
+    source += "\ndef double(number: int) -> int:\n    return 2 * number if number > 0 else _negate(number)\n"
+    source += "\ndef _negate(number):\n    return 0 if number == 0 else -number\n"
+    measurement = record(source).measurement
+    assert (measurement.status, measurement.branch_coverage) == ("usable", 1.0), measurement.reason
+
+
 def test_the_pure_functions_of_a_source_are_recorded_beside_others() -> None:
     source = """
         import time
