@@ -44,6 +44,7 @@ POOL_SECONDS, POOL_WALL_SECONDS = (
     5.0,
 )  # of the source, until an input counts as one that it never answers
 SLOWER = 5.0  # how many times as long as the source a variant may take
+MIN_IMPORT_SECONDS = 0.25  # CPU time of the source, before the plans that are limited each
 MIN_PLAN_SECONDS = 0.01  # CPU time of one plan of a variant, most of which answer in a hundredth of it
 WALL_FACTOR = 2.0  # of the CPU time of all variants: other processes may keep the machine busy
 DATA_BYTES = 448 << 20
@@ -202,12 +203,17 @@ class Measurement:
             os._exit(1)
         os._exit(0)
 
-    def limit_cpu(self) -> None:
-        """Limit the CPU time of a variant from now on, or of its next plan."""
+    def limit_cpu(self, plan: bool = False) -> None:
+        """Limit the CPU time of a variant from now on, which is that of its import, or of its next ``plan``.
+
+        An import takes longer than most plans, and on a busy machine several times as long as on a quiet one.
+        """
         seconds = self.cpu_seconds
         if self.plan_seconds:
-            used = time.process_time() - self.cpu_started
-            seconds = min(self.plan_seconds, max(1e-6, seconds - used))
+            seconds = max(1e-6, seconds - (time.process_time() - self.cpu_started))
+            seconds = min(self.plan_seconds, seconds) if plan else seconds
+        elif self.each and not plan:
+            seconds = max(MIN_IMPORT_SECONDS, seconds)
         _signal.setitimer(_signal.ITIMER_PROF, seconds)
 
     def answer_plans(
@@ -221,17 +227,21 @@ class Measurement:
         for number, plan in enumerate(plans):
             if comparison is not None and not comparison.asks(number):
                 continue
-            started = time.process_time()
-            if self.each or self.plan_seconds:
-                self.limit_cpu()
             self.enter_empty_folder()
+            has_own_limit = self.each or self.plan_seconds > 0
+            if plan[0] != "test" and (module is None or fresh):
+                if has_own_limit:
+                    self.limit_cpu()
+                module = self.import_variant(text, code)
+            started = time.process_time()
+            if has_own_limit:
+                self.limit_cpu(plan=True)
             if plan[0] == "test":
                 encode_text = self.runner.encode_text
                 files = self.request["files"]
                 answer = self.pytest_runner.run_test(shim, own_files, plan[1], files, encode_text)
             else:
-                if module is None or fresh:
-                    module = self.import_variant(text, code)
+                assert module is not None
                 self.hits.clear()  # what runs at import is not what the suite reaches
                 answer = self.execute(module, plan)
             hits, used = ",".join(map(str, sorted(self.hits))), int(1e6 * (time.process_time() - started))

@@ -18,6 +18,16 @@ def count(n):
     return builtins.imports > n
 """
 
+SLOW_TO_IMPORT = """
+import time
+until = time.process_time() + 0.0
+while time.process_time() < until:
+    pass
+
+def double(n):
+    return n * 2
+"""
+
 
 def replaced(source: str, old: str, new: str) -> list[Edit]:
     start = source.index(old)
@@ -77,6 +87,17 @@ def test_several_variants_share_a_process() -> None:
     with open_runner(COUNTED) as runner:
         differs = runner.run_matrix([[]] * 4, [("call", "count", [1], {})], [None] * 4)
     assert differs.count(frozenset()) == 1  # the first of a process is the first to be imported there
+
+
+def test_the_time_of_an_import_is_not_that_of_an_input() -> None:
+    """On a busy machine an import takes several times as long: were it counted, the next suite would differ."""
+    plans = [("call", "double", [number], {}) for number in range(3)]
+    slow = replaced(SLOW_TO_IMPORT, "0.0", "0.06")
+    with open_runner(SLOW_TO_IMPORT) as runner:
+        answers = runner.explore(slow, plans, plan_seconds=0.02)
+        differs = runner.run_matrix([slow], plans, [None])
+    assert [answer.answer for answer in answers] == ['["v",["i","0"]]', '["v",["i","2"]]', '["v",["i","4"]]']
+    assert differs == [set()]
 
 
 @pytest.mark.parametrize(
