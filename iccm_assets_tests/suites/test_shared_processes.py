@@ -90,7 +90,7 @@ def test_several_variants_share_a_process() -> None:
 
 
 def test_the_time_of_an_import_is_not_that_of_an_input() -> None:
-    """On a busy machine an import takes several times as long: were it counted, the next suite would differ."""
+    """On a busy machine an import takes several times as long; counted, it would change the suite."""
     plans = [("call", "double", [number], {}) for number in range(3)]
     slow = replaced(SLOW_TO_IMPORT, "0.0", "0.06")
     with open_runner(SLOW_TO_IMPORT) as runner:
