@@ -104,7 +104,7 @@ def train(
             return store.create_staging(job.run_id, job.attempt, job.fence, inherit=SCRATCH), resumable
 
         staging, resumable = stage() if group is None else group.call_in_main(stage)
-        loaded_at = time.perf_counter()
+        loaded_at, is_interrupted = time.perf_counter(), False
         try:
             trained = _load_objective(job)(
                 loaded,
@@ -127,8 +127,13 @@ def train(
             remove_tree(staging / SCRATCH)
             manifest = write_checkpoint(job, loaded, dataset, trained, staging, inputs.base, device)
             published = store.publish(staging, manifest, _with_retries(still_current))
+        except Exception as error:
+            # Where another process has died, its peers lose the connection: the next attempt resumes.
+            is_interrupted = group is not None and not isinstance(error, IccmError)
+            raise
         finally:
-            remove_tree(staging)
+            if not is_interrupted:
+                remove_tree(staging)
         seconds = {
             "load": round(loaded_at - started, 3),
             "train": round(trained_at - loaded_at, 3),
