@@ -1,8 +1,9 @@
 """Load the models of one gateway process in the background; use them once verified and warm (G3, G7).
 
 A model that fails to load is reported and retried later. It never ends the process, and the loaded models
-keep serving. One that is no longer required is unloaded after its last request. Adapters that no replica has
-loaded any more are then unloaded from the model servers (L11).
+keep serving. One that is no longer required is unloaded after its last request, and is ready until then: the
+other replicas read so that it is in use. Adapters that no replica has loaded any more are then unloaded from
+the model servers (L11).
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 from iccm_assets.errors import IccmError, first_line
 from iccm_assets.gateway.batching import Backend
@@ -24,19 +24,10 @@ ModelLoader = Callable[[ModelLocation], Backend]
 ServerCleaner = Callable[[Collection[str]], None]
 RETRY_SECONDS = 30.0
 POLL_SECONDS = 1.0
-# A model that is no longer required stays loaded this long, for the requests already routed to it.
+# A model that is no longer required stays loaded this long, for the requests already routed to it, and then
+# until they are answered. They end by their timeouts; one that hangs for longer is given up.
 UNLOAD_SECONDS = 60.0
-# Its requests end by their timeouts; one that hangs for longer is given up.
-MAX_DRAIN_SECONDS = 600.0
-
-
-@dataclass(frozen=True)
-class _DrainingModel:
-    """A model that gets no new requests, and has some to answer."""
-
-    digest: str
-    backend: Backend
-    since: float
+MAX_UNUSED_SECONDS = 600.0
 
 
 class ModelPool:
@@ -54,7 +45,6 @@ class ModelPool:
         self._required: dict[str, ModelLocation] = {}
         self._loaded_elsewhere: frozenset[str] = frozenset()
         self._locations: dict[str, ModelLocation] = {}
-        self._draining: list[_DrainingModel] = []
         self._in_use_at_cleaning: frozenset[str] | None = None
         self._clean_at = 0.0
         self._unused_since: dict[str, float] = {}
@@ -83,7 +73,7 @@ class ModelPool:
         with self._changed:
             self._closed = True
             self._changed.notify()
-        for backend in [*self.ready.values(), *(model.backend for model in self._draining)]:
+        for backend in self.ready.values():
             backend.close()
 
     def _run(self) -> None:
@@ -99,7 +89,6 @@ class ModelPool:
             if version is not None:
                 self._try_load(version)
             self._unload_unused()
-            self._close_drained()
             self._clean()
 
     def _next_to_load(self) -> ModelLocation | None:
@@ -135,24 +124,18 @@ class ModelPool:
             name: self._unused_since.get(name, now) for name in self.ready.keys() - required
         }
         for name, since in self._unused_since.items():
-            if now - since >= UNLOAD_SECONDS:
-                self._draining.append(_DrainingModel(self._locations.pop(name).digest, self.ready[name], now))
+            backend, seconds = self.ready[name], now - since
+            if seconds >= (MAX_UNUSED_SECONDS if backend.pending else UNLOAD_SECONDS):
                 self.ready = {key: ready for key, ready in self.ready.items() if key != name}
+                del self._locations[name]
+                backend.close()
         self.failed = {name: reason for name, reason in self.failed.items() if name in required}
-
-    def _close_drained(self) -> None:
-        """Close the unloaded models that have answered their last request."""
-        for model in list(self._draining):
-            if not model.backend.pending or time.monotonic() - model.since >= MAX_DRAIN_SECONDS:
-                self._draining.remove(model)
-                model.backend.close()
 
     def _clean(self) -> None:
         """Unload from the model servers what nobody has in use, each time that this changes."""
         with self._changed:
             in_use = self._loaded_elsewhere | {version.digest for version in self._required.values()}
         in_use |= {version.digest for version in self._locations.values()}
-        in_use |= {model.digest for model in self._draining}
         is_due = in_use != self._in_use_at_cleaning and time.monotonic() >= self._clean_at
         if self._clean_servers is None or not self.startup_complete or not is_due:
             return

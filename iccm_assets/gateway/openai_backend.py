@@ -134,15 +134,7 @@ class OpenAiBackend:
         try:
             session = await self._open_session()
             prompt = await self._prompts.encode_async(source)
-            try:
-                response = await self._complete(session, self._body(prompt), listener)
-            except ModelNotServedError:
-                if self._adapter is None:
-                    raise
-                # The server was started again, or unloaded the adapter for another replica. Nothing was
-                # answered yet.
-                await self._load_again(self._adapter)
-                response = await self._complete(session, self._body(prompt), listener)
+            response = await self._complete_loaded(session, self._body(prompt), listener)
             return replace(response, is_truncated=prompt.is_truncated)
         except aiohttp.ClientError as error:
             raise GenerationError(type(error).__name__) from None
@@ -152,16 +144,45 @@ class OpenAiBackend:
         finally:
             self._running -= 1
 
+    async def _complete_loaded(
+        self, session: aiohttp.ClientSession, body: dict[str, Any], listener: TextListener | None
+    ) -> BackendResponse:
+        """Complete; where the server misses the adapter, make it load it, and complete once more.
+
+        The server was started again, or unloaded the adapter for another replica. What was passed on to the
+        listener is never written twice.
+        """
+        has_begun = False
+
+        def listen(text: str, tokens: int) -> None:
+            nonlocal has_begun
+            has_begun = True
+            assert listener is not None
+            listener(text, tokens)
+
+        try:
+            return await self._complete(session, body, listener and listen)
+        except ModelNotServedError:
+            if self._adapter is None or has_begun:
+                raise
+        await self._load_again(self._adapter)
+        return await self._complete(session, body, listener)
+
     async def _load_again(self, adapter: ServedAdapter) -> None:
-        """Make the server load the adapter once for all requests that miss it."""
+        """Make the server load the adapter, once for all requests that missed it before."""
 
         def load() -> None:
             with open_client(self._timeout) as client:
-                adapter.load(client)
-            log.warning(
-                "%s had lost the adapter %s and has loaded it again", adapter.url, adapter.digest[:12]
-            )
+                if adapter.load(client):
+                    log.warning(
+                        "%s had lost the adapter %s and has loaded it again", adapter.url, adapter.digest[:12]
+                    )
 
+        running = self._loading
+        if running is not None and not running.done():
+            # The server may have answered it before it lost the adapter: only a load that begins after the
+            # miss brings the adapter back for certain.
+            await asyncio.wait([running])
         if self._loading is None or self._loading.done():
             self._loading = asyncio.create_task(asyncio.to_thread(load))
         try:

@@ -53,8 +53,8 @@ class ServedAdapter:
     url: str
     path: str
 
-    def load(self, client: httpx2.Client) -> None:
-        """Make the server load the adapter, unless it has it already.
+    def load(self, client: httpx2.Client) -> bool:
+        """Make the server load the adapter, unless it has it already; return whether it had to.
 
         Raises ``AdapterNotServedError`` with the server's words, ``httpx2.HTTPError``, or
         ``GenerationError`` for a refused key.
@@ -62,10 +62,10 @@ class ServedAdapter:
         body = {"lora_name": self.digest, "lora_path": self.path}
         response = client.post(f"{self.url}/load_lora_adapter", json=body)
         if response.status_code == 200:
-            return
+            return True
         text = _read_error(response)
         if response.status_code == 400 and _ALREADY_LOADED.search(text):
-            return
+            return False
         raise _load_error(self, response.status_code, text)
 
 

@@ -51,6 +51,12 @@ class AdapterServer(DialectStub):
         for name in list(self.paths):
             del self.paths[name], self.dialects[name]  # type: ignore[attr-defined]
 
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Let all requests wait."""
+        with self._running:
+            yield
+
     def cards(self) -> list[dict[str, Any]]:
         base = {"id": BASE, "object": "model", "root": self.base_root, "parent": None}
         return [base, *({"id": name, "root": path, "parent": BASE} for name, path in self.paths.items())]

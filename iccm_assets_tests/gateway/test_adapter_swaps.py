@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -119,11 +119,21 @@ def run_in_process(models: list[StoredModel], tmp_path: Path, swaps: int) -> Non
     check_swaps(arms, outcomes, swaps)
 
 
-def run_on_server(models, server: AdapterServer, tmp_path: Path, swaps: int, replicas: int = 1) -> None:
-    arms = make_arms(
+def make_server_arms(models, server: AdapterServer, tmp_path: Path, replicas: int) -> SwappedArms:
+    return make_arms(
         models, tmp_path, replicas, backend="openai", openai_urls={"*": f"{server.url}#{BASE}"},
         openai_models_path=server.root,
     )  # fmt: skip
+
+
+async def wait_until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(120):
+        while not condition():
+            await asyncio.sleep(0.05)
+
+
+def run_on_server(models, server: AdapterServer, tmp_path: Path, swaps: int, replicas: int = 1) -> None:
+    arms = make_server_arms(models, server, tmp_path, replicas)
 
     async def swap() -> list[Any]:
         outcomes = await swap_under_load(arms, swaps)
@@ -153,6 +163,39 @@ def test_swaps_in_process_lose_and_mix_no_request(models, tmp_path) -> None:
 
 def test_swaps_of_two_replicas_on_a_model_server_lose_and_mix_no_request(models, server, tmp_path) -> None:
     run_on_server(models, server, tmp_path, 12, replicas=2)
+
+
+def test_an_adapter_stays_loaded_while_a_request_of_another_replica_waits(models, server, tmp_path) -> None:
+    arms = make_server_arms(models, server, tmp_path, 2)
+    idle, waiting = arms.pools
+    digest = arms.locations["v1"].digest
+
+    def withdraw() -> bool:
+        arms.require("v0")  # as each reading of the routing does
+        return "v1" not in idle.ready
+
+    async def ask_and_withdraw() -> Any:
+        await arms.start("v1")
+        arms.require("v0", "v1")
+        await wait_until(lambda: all("v0" in pool.ready for pool in arms.pools))
+        with server.busy():
+            asking = asyncio.create_task(arms.ask(ASKED[0]))
+            await wait_until(lambda: waiting.ready["v1"].pending == 1)
+            await wait_until(withdraw)
+            for _ in range(20):  # the other replica reads the routing, and could unload the adapter
+                assert withdraw()
+                await asyncio.sleep(0.05)
+            assert digest in server.adapters and not server.calls["unload", digest, 200]
+        outcome = await asking
+        await wait_until(lambda: withdraw() and not server.adapters)
+        return outcome
+
+    try:
+        outcome = asyncio.run(ask_and_withdraw())
+    finally:
+        arms.close()
+    assert outcome.answer.model_version == "v1"
+    assert server.calls["load", digest, 200] == 1
 
 
 @pytest.mark.slow

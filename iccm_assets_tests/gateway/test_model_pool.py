@@ -46,31 +46,41 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     running.close()
 
 
-def test_a_model_is_closed_and_its_adapter_unloaded_after_its_last_request(pool) -> None:
+def test_a_model_stays_ready_until_its_last_request_and_its_adapter_is_then_unloaded(pool) -> None:
+    """So the other replicas, which read what is ready, know that its adapter is in use."""
     pool.pool.set_required([OLD, NEW])
     eventually(lambda: set(pool.pool.ready) == {"v1", "v2"})
     pool.backends["v1"].pending = 1
     pool.pool.set_required([NEW])
-    eventually(lambda: set(pool.pool.ready) == {"v2"})
     time.sleep(0.2)
+    assert set(pool.pool.ready) == {"v1", "v2"}
     assert not pool.backends["v1"].is_closed and pool.cleaned[-1] == {"d-v1", "d-v2"}
     pool.backends["v1"].pending = 0
     eventually(lambda: pool.backends["v1"].is_closed and pool.cleaned[-1] == {"d-v2"})
-    assert not pool.backends["v2"].is_closed
+    assert set(pool.pool.ready) == {"v2"} and not pool.backends["v2"].is_closed
 
 
-def test_a_model_that_is_required_again_while_it_is_drained_is_loaded_again(pool) -> None:
+def test_a_model_that_is_required_again_before_its_last_request_is_kept(pool) -> None:
     pool.pool.set_required([OLD, NEW])
     eventually(lambda: set(pool.pool.ready) == {"v1", "v2"})
     first = pool.backends["v1"]
     first.pending = 1
     pool.pool.set_required([NEW])
-    eventually(lambda: set(pool.pool.ready) == {"v2"})
+    time.sleep(0.2)
+    pool.pool.set_required([OLD, NEW])
+    first.pending = 0
+    time.sleep(0.2)
+    assert pool.pool.ready["v1"] is pool.backends["v1"] is first and not first.is_closed
+    assert pool.cleaned == [{"d-v1", "d-v2"}]
+
+
+def test_a_request_that_hangs_does_not_keep_its_model_for_ever(pool, monkeypatch) -> None:
+    monkeypatch.setattr(model_pool, "MAX_UNUSED_SECONDS", 0.2)
     pool.pool.set_required([OLD, NEW])
     eventually(lambda: set(pool.pool.ready) == {"v1", "v2"})
-    first.pending = 0
-    eventually(lambda: first.is_closed)
-    assert not pool.backends["v1"].is_closed and pool.cleaned[-1] == {"d-v1", "d-v2"}
+    pool.backends["v1"].pending = 1
+    pool.pool.set_required([NEW])
+    eventually(lambda: pool.backends["v1"].is_closed and pool.cleaned[-1] == {"d-v2"})
 
 
 def test_an_adapter_that_another_replica_has_loaded_stays_on_the_servers(pool) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,7 @@ from iccm_assets_tests.factories.adapter_servers import BASE, AdapterServer, ser
 from iccm_assets_tests.factories.adapters import publish_adapter, publish_base
 from iccm_assets_tests.factories.architectures import SOURCES, qwen2
 from iccm_assets_tests.factories.chat_dialects import Reply
+from iccm_assets_tests.factories.completion_dialects import streams
 
 
 def make_settings(home: Path, url: str, **gateway: object) -> Settings:
@@ -93,11 +96,13 @@ def test_replicas_and_restarted_gateways_load_an_adapter_once(models, server) ->
 def test_a_server_that_lost_the_adapter_loads_it_again_and_no_request_is_lost(models, server) -> None:
     settings = make_settings(models.home, server.url)
     backend = OpenAiBackend(locate(models.adapters[0]), settings)
-    before = answers(backend)
+    before = answers(backend, SOURCES[:3] * 10)
     server.restart()
     server.calls.clear()
-    assert answers(backend) == before
-    assert server.calls == {("load", models.adapters[0].digest, 200): 1}
+    assert answers(backend, SOURCES[:3] * 10) == before
+    # Those that miss it while it is loaded share one more load, which finds it.
+    assert server.calls["load", models.adapters[0].digest, 200] == 1
+    assert server.calls.total() <= 2
     server.restart()
     pieces: list[str] = []
     asyncio.run(backend.generate(SOURCES[0], lambda text, tokens: pieces.append(text)))
@@ -106,6 +111,67 @@ def test_a_server_that_lost_the_adapter_loads_it_again_and_no_request_is_lost(mo
     server.changeable = False
     with pytest.raises(ModelNotServedError, match="no endpoint that loads adapters"):
         answers(backend)
+
+
+def test_a_load_that_began_before_the_adapter_was_lost_is_not_enough(models, server, monkeypatch) -> None:
+    """Another replica may unload it again while the gateway still waits for the answer to its load."""
+    backend = OpenAiBackend(locate(models.adapters[0]), make_settings(models.home, server.url))
+    [before] = answers(backend, SOURCES[:1])
+    post, missed = server.post, 0
+    is_loaded, may_answer = threading.Event(), threading.Event()
+
+    def hold_load(path: str, request: dict[str, Any]) -> Reply:
+        nonlocal missed
+        reply = post(path, request)
+        if path == "/v1/completions":
+            missed += reply.status == 404
+        else:
+            is_loaded.set()
+            assert may_answer.wait(60)
+        return reply
+
+    async def ask() -> BackendResponse:
+        given_up = asyncio.create_task(backend.generate(SOURCES[0]))
+        assert await asyncio.to_thread(is_loaded.wait, 60)
+        given_up.cancel()
+        server.restart()
+        asking = asyncio.create_task(backend.generate(SOURCES[0]))
+        while missed < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)  # the miss arrives while the load is still running
+        may_answer.set()
+        return await asking
+
+    server.restart()
+    monkeypatch.setattr(server, "post", hold_load)
+    assert asyncio.run(ask()) == before
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_a_server_that_never_has_the_adapter_is_asked_twice(models, server, monkeypatch, is_streamed) -> None:
+    backend = OpenAiBackend(locate(models.adapters[0]), make_settings(models.home, server.url))
+    server.restart()
+    server.calls.clear()
+    posted: list[str] = []
+    post = server.post
+    monkeypatch.setattr(server, "post", lambda path, request: posted.append(path) or post(path, request))
+    monkeypatch.setattr(server, "_load", lambda name, path: Reply("Success"))
+    listener = (lambda text, tokens: None) if is_streamed else None
+    with pytest.raises(ModelNotServedError, match="model not found: HTTP 404"):
+        asyncio.run(backend.generate(SOURCES[0], listener))
+    assert posted == ["/v1/completions", "/v1/load_lora_adapter", "/v1/completions"]
+
+
+def test_a_stream_that_loses_its_adapter_after_the_first_text_is_not_begun_again(models, server) -> None:
+    digest = models.adapters[0].digest
+    backend = OpenAiBackend(locate(models.adapters[0]), make_settings(models.home, server.url))
+    message = {"message": f"The model `{digest}` does not exist.", "code": 404}
+    server.dialects[digest] = streams({"choices": [{"text": "It shall"}]}, {"error": message})
+    server.calls.clear()
+    pieces: list[str] = []
+    with pytest.raises(ModelNotServedError):
+        asyncio.run(backend.generate(SOURCES[0], lambda text, tokens: pieces.append(text)))
+    assert pieces == ["It shall"] and not server.calls
 
 
 def test_a_server_may_see_the_model_store_at_another_path(models) -> None:
