@@ -43,12 +43,17 @@ def exit_with_parent(interval_seconds: float = CHECK_INTERVAL_SECONDS) -> None:
     # With a launcher in between the parent is another process: then the existence of the pid is checked.
     is_direct = os.getppid() == parent
 
+    def has_parent() -> bool:
+        return os.getppid() == parent if is_direct else _is_running(parent)
+
     def watch() -> None:
         pause = threading.Event()
-        while os.getppid() == parent if is_direct else _is_running(parent):
+        while has_parent():
             pause.wait(interval_seconds)
         os._exit(EXIT_STATUS)
 
+    if not has_parent():  # it ended during the imports
+        os._exit(EXIT_STATUS)
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 

@@ -68,7 +68,8 @@ def test_the_repeats_of_make_are_an_option_that_pytest_reads() -> None:
     """Also without a path, where the option is defined in a file that pytest finds by its settings."""
     make = ["make", "--dry-run", "test-repeat", "PYTEST_ARGS=--markers"]
     shown = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
-    words = shlex.split(shown.splitlines()[-1])
+    [line] = [line for line in shown.splitlines() if "--repeats" in line]
+    words = shlex.split(line)
     arguments = words[words.index(".venv/bin/pytest") + 1 :]
     command = [sys.executable, "-m", "pytest", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)

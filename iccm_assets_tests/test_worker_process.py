@@ -76,7 +76,7 @@ def test_a_worker_whose_parent_died_during_its_imports_does_not_start(module: st
 import time, {module} as worker, iccm_assets.worker_process
 worker.prepare_process = lambda: time.sleep(60)
 import dagster_pipes
-dagster_pipes.open_dagster_pipes = lambda: time.sleep(60)
+dagster_pipes.open_dagster_pipes = lambda **options: time.sleep(60)
 worker.main()
 """
     environment = {**os.environ, PARENT_PID_ENV: str(dead_parent.pid)}
