@@ -82,7 +82,34 @@ SECRETS = [
     "gh secret set API_TOKEN --body '{x32}'",
     "docker run -e ADMIN_PASSWORD={w8}1! -p 80:80 img",
     "curl -b 'PHPSESSID={l26}' http://x",
+    "poetry config http-basic.acme bob {w9}!7",
+    "sqlcmd -S h,1433 -U sa -P \"{w9}!7\" -Q \"SELECT 1\"",
+    "mosquitto_pub -h h -u bob -P {w12}7 -t a -m b",
+    "http -a bob:{w12} POST https://h/jobs",
+    "smbclient //nas/share -U 'bob%{w12}' -c ls",
+    "keytool -genkeypair -keystore a.jks -storepass {w12}7",
+    "$ wandb login {x40}\nok",
+    "rollbar.init('{x32}', environment='production')",
+    # Servers, network devices and drivers.
+    "maxmemory 2gb\nrequirepass {w12}\nappendonly yes",
+    "snmp-server community {w9} RO\nusername bob privilege 15 secret 0 {w9}",
+    "sql.Open(\"mysql\", \"bob:{w12}@tcp(db:3306)/x?parseTime=true\")",
+    "proxy = bob:{w9}!7@proxy.acme.io:3128",
+    "Driver={ODBC Driver 18};Uid=bob;Pwd={{w9}!7};Encrypt=yes;",
+    "jdbc:oracle:thin:bob/{w12}@//ora:1521/X",
+    "CREATE LOGIN bob WITH PASSWORD = N'{w9}!7', CHECK_POLICY = ON;",
+    "<tls-auth>\n-----BEGIN OpenVPN Static key V1-----\n{x32}\n{x32}\n-----END OpenVPN Static key V1-----",
+    # Tables.
+    "| system | user | Password |\n|---|---|---|\n| grafana | admin | {w9}? |\n| ci | bob | {w9}!7 |",
+    "user,password,role\nbob,{w9}!7,admin\neve,{w9}!8,dev\n",
+    # Sentences.
+    "ok, user jenkins, pw: Orbit_{l6}44!, then run make",
+    "log in with user admin and password kR{d3}-tulip-CZP, then click",
+    "la contraseña de la base de datos es: Ceniza{d3}#05L",
     # URLs and headers.
+    "curl -H 'Authorization: Splunk {u}' https://h",
+    "OTEL_EXPORTER_OTLP_HEADERS=\"x-honeycomb-team={w22}\"",
+    "https://endpoint4.collection.eu.sumologic.com/receiver/v1/http/{w84}==",
     "https://x.io/cb#access_token={w40}&token_type=bearer",
     "https://b.s3.amazonaws.com/k?X-Amz-Expires=300&X-Amz-Signature={x64}",
     "https://storage.googleapis.com/b/o?X-Goog-Expires=600&X-Goog-Signature={x128}",
@@ -119,8 +146,8 @@ SECRETS = [
 PERSONAL = [
     "jane.doe@acme.photography", "JANE_DOE@ACME.IO", "jane@xn--bcher-kva.example", "jane@[192.0.2.7]",
     "jane (at) acme (dot) org", "jane [at] acme.de", "jane.doe at acme dot com", "jane&#64;acme.io",
-    "(11) 97905-2690", "(0118) 887 2767", "00491546582822", "0031 89 2343652", "090-5774-5125",
-    "8 (946) 773-34-87", "+55 (11) 97905-2690", "6263718795135656706", "fi2112345600000785",
+    "(11) 97905-2690", "(040) 482 91-63", "(0118) 887 2767", "00491546582822", "0031 89 2343652",
+    "090-5774-5125", "8 (946) 773-34-87", "+55 (11) 97905-2690", "6263718795135656706", "fi2112345600000785",
 ]  # fmt: skip
 LOOK_ALIKES = [
     "-----BEGIN CERTIFICATE-----\n[w64]\n[w40]\n-----END CERTIFICATE-----",
@@ -145,6 +172,14 @@ LOOK_ALIKES = [
     "machine learning is fun; login to continue; the password field",
     "apiVersion: v1\nkind: ConfigMap\ndata:\n  mode: production\n",
     "order 00123456789, issue 0012, at 01-2024",
+    "PublicKey = [w43]=\nSHA256:[w43] bob@web (ED25519)",
+    "password: !vault_ref db/prod\n$password = $_POST['password'] ?? '';",
+    "https://hooks.slack.com/services/XXX/YYY/ZZZ and mongodb+srv://<username>:<password>@cluster0.mongodb.net",
+    "| password | required |\n|---|---|\n| hashed before it is stored | yes |",
+    "key,token,count\nid,word_and_tag,3\n",
+    "image: registry.io/app:v1.2@sha256:[x64]\ndocker pull redis:7.2@sha256:[x64]",
+    "model.start('[w8]'); app.init('default_profile_of_the_user'); run login now",
+    "pwd = {current_dir}; password={password}",
     "password = get_password('db-user-2024') or default_password",
 ]
 PROGRAMS = [

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from iccm_assets.capture.redaction.keyword_secrets import is_secret
-from iccm_assets.capture.redaction.rules import RedactionRule
+from iccm_assets.capture.redaction.rules import OnMatch, RedactionRule, Span
 from iccm_assets.capture.redaction.token_secrets import is_keyboard_mash
 
 
@@ -55,13 +55,68 @@ _COMMANDS = (
     "htpasswd",
     "7z ",
     "zip -",
+    "sqlcmd",
+    "bcp",
+    "osql",
+    "mosquitto_",
+    "cqlsh",
+    "rabbitmq",
+    "lftp",
 )
 _PROGRAMS = ("sshpass", "mysql", "mariadb", "7z", "zip", "unzip", "redis-cli")
 _GAP = r"(?:\s|\\[nrt]){1,8}(?:(?:[+>|]|\d{1,6}[→|:])\s{0,8})?"
 _SIGNS = ("=", " =", "(")
 _STRING = r"[\"'][^\"'\n]{1,80}[\"']"
 
+# Columns of a table, in Markdown or separated values, by the kind of what is in them.
+_COLUMNS = {
+    **dict.fromkeys(
+        ("password", "passwd", "pwd", "passwort", "pass", "passphrase", "initial password"), "PASSWORD"
+    ),
+    **dict.fromkeys(("token", "access token", "access_token", "auth_token"), "TOKEN"),
+    **dict.fromkeys(("secret", "client_secret", "client secret"), "SECRET"),
+    **dict.fromkeys(("api key", "api_key", "apikey"), "API_KEY"),
+}
+_HEADER = re.compile(
+    rf"(?im)(?:^|[|,;\t])[ \t\"*]{{0,8}}(?:{'|'.join(_COLUMNS)})[ \t\"*\r]{{0,8}}(?:[|,;\t]|$)"
+)
+_IN_CELL = " \t\r`*\"'"
+
+
+class _TableRule(RedactionRule):
+    """Values below the header of a column that names secrets; the rows have as many cells as the header."""
+
+    def find(self, text: str, remember: OnMatch) -> Iterator[Span]:
+        """Return the spans to replace, in order."""
+        separator, size, columns, position = "", 0, dict[int, str](), 0
+        for line in text.split("\n"):
+            cells = line.split(separator) if separator else []
+            if len(cells) == size and columns:
+                start = position
+                for number, cell in enumerate(cells):
+                    value = cell.strip(_IN_CELL)
+                    if number in columns and is_secret(value, columns[number]):
+                        remember(value)
+                        at = start + cell.index(value)
+                        yield at, at + len(value), columns[number]
+                    start += len(cell) + 1
+            else:
+                separator, size, columns = _read_header(line)
+            position += len(line) + 1
+
+
+def _read_header(line: str) -> tuple[str, int, dict[int, str]]:
+    """Return the separator of a table's header, its number of cells, and the kinds of columns of secrets."""
+    for separator in "|\t;,":
+        if separator in line[:1000]:
+            cells = [cell.strip(_IN_CELL).lower() for cell in line[:1000].split(separator)]
+            kinds = {number: _COLUMNS[cell] for number, cell in enumerate(cells) if cell in _COLUMNS}
+            return separator, len(cells), kinds
+    return "", 0, {}
+
+
 CONTEXT_RULES = (
+    _TableRule("PASSWORD", _HEADER, remember=True, gate=_HEADER),
     _rule(
         "PASSWORD",
         r"(?<![A-Za-z0-9])[a-z][a-z0-9+.-]{1,30}://[^\s:/@'\"<>]{0,100}:(?P<x>[^\s/'\"<>]{1,200})@",
@@ -78,6 +133,24 @@ CONTEXT_RULES = (
         "UTHORIZATION",
         # Tested afterwards: as a part of the pattern, it would make a long match fail and be tried again.
         holds=lambda match: _CALL_OR_NAME.match(match.string, match.end()) is None,
+    ),
+    # With the name of a vendor as its scheme.
+    _rule(
+        "TOKEN",
+        r"(?i)\bauthorization\\?[\"']?\]?\s{0,4}[:=,]\s{0,4}\\?[\"']?[a-z][a-z0-9_-]{1,30}\s{1,4}"
+        r"(?P<x>(?=[\w.~+/:-]{0,200}\d)[\w.~+/:-]{16,}+=*+)",
+        "uthorization",
+        "UTHORIZATION",
+        holds=lambda match: _CALL_OR_NAME.match(match.string, match.end()) is None,
+    ),
+    _rule(
+        "TOKEN",
+        r"(?i)\b(?:x-honeycomb-team|x-honeycomb-dataset-key|otlp_(?:\w{1,20}_)?headers\\?[\"']?\s?[:=]\s?\\?[\"']?[\w-]{1,60})"
+        r"\\?[\"']?\s?[:=]\s?\\?[\"']?(?P<x>[\w.~+/-]{16,200}=*)",
+        "oneycomb",
+        "OTLP_",
+        "otlp_",
+        holds=_has_digit,
     ),
     _rule("TOKEN", r"[ ,]response=\\?\"(?P<x>[0-9a-f]{32,64})\\?\"", "response="),
     _rule(
@@ -132,16 +205,23 @@ CONTEXT_RULES = (
     ),
     _rule(
         "PASSWORD",
-        r"(?<![\w-])(?:-u|--user|--proxy-user)[ =]{1,2}[\"']?[^\s:'\"<>]{1,100}:(?P<x>[^\s'\"<>]{4,200})",
+        r"(?:(?<![\w-])(?:-u|--user|--proxy-user|--auth|--creds?|--basic)|\bhttps?\s(?:[^\n]{0,80}?\s)?-a)"
+        r"[ =]{1,2}"
+        r"[\"']?[^\s:'\"<>]{1,100}:(?P<x>[^\s'\"<>]{4,200})",
         "-u",
         "-user",
+        "--auth",
+        "--cred",
+        "--basic",
+        "http -",
+        "https -",
         holds=lambda match: re.match(r"[${]|\d+$", match["x"]) is None,
     ),
     _rule(
         "PASSWORD",
         r"\b(?:sshpass|(?:docker|podman|az|oc|cf|argocd|helm|registry|skopeo|ibmcloud) login"
         r"|mysql\w{0,8}|mariadb|redis-cli|mongo\w{0,8}|ldap\w{1,8}|smbclient"
-        r"|xfreerdp|htpasswd|7z|unzip|zip)\s"
+        r"|xfreerdp|htpasswd|7z|unzip|zip|sqlcmd|bcp|osql|mosquitto_\w{3}|cqlsh|rabbitmqadmin|lftp)\s"
         r"(?:[^\n]{0,120}?\s)?(?:-p|-a|-w|-P|/p:)\s?(?:[\"']|(?!-))(?P<x>(?=[^\s'\"]{0,100}[\d!@#$%^&*])"
         r"[^\s'\"<>$][^\s'\"<>]{5,100})",
         *_COMMANDS,
@@ -175,6 +255,75 @@ CONTEXT_RULES = (
         "PASSWORD",
         r"\becho\s+[\"']?[\w.-]{1,60}:(?P<x>[^\s'\"$<>]{4,100})[\"']?\s{0,4}\|\s{0,4}(?:sudo )?chpasswd",
         "chpasswd",
+    ),
+    # A user and a password in one argument, with the sign between them that the program expects.
+    _rule(
+        "PASSWORD",
+        r"(?<![\w-])(?:-U|--user(?:name)?)[ =]?[\"']?[\w.\\/@-]{1,80}%(?P<x>[^\s'\"<>%]{4,100})",
+        "-U",
+        "--user",
+    ),
+    # A data source of Go, and a host with its port: there is no scheme before the user.
+    _rule(
+        "PASSWORD",
+        r"(?<![\w:/.@-])[\w.-]{1,60}:(?P<x>[^\s:/@'\"<>(){}]{4,100})@"
+        r"(?:(?:tcp|unix|udp)\(|(?!sha\d)[A-Za-z][\w.-]{0,100}:\d{2,5}(?!\d))",
+        "@tcp(",
+        "@unix(",
+        "@udp(",
+        "@",
+        holds=lambda match: _is_no_variable(match) and (match[0][-1] == "(" or _is_password(match)),
+    ),
+    # ODBC, where braces are quotes, and Oracle's own form.
+    _rule(
+        "PASSWORD",
+        r"(?i)(?<=;)\s?(?:pwd|password)\s?=\s?\{(?P<x>[^{}\n]{4,100})\}(?=;|\\?[\"']|\s|$)",
+        "wd={",
+        "WD={",
+        "ord={",
+        "ORD={",
+        holds=_is_password,
+    ),
+    _rule(
+        "PASSWORD",
+        r"jdbc:oracle:\w{1,10}:[^\s/@:'\"]{1,60}/(?P<x>[^\s@'\"<>]{4,100})@",
+        "jdbc:oracle:",
+        holds=_is_no_variable,
+    ),
+    _rule(
+        "PASSWORD",
+        r"\bhttp-basic\.[\w-]{1,60}\s{1,4}\S{1,100}\s{1,4}[\"']?(?P<x>[^\s'\"$<>]{4,200})",
+        "http-basic.",
+    ),
+    _rule(
+        "TOKEN",
+        r"\blogin\s{1,4}(?:--[\w-]{1,30}(?:[ =]\S{1,100})?\s{1,4}){0,4}(?P<x>[0-9a-fA-F]{32,64})(?!\w)",
+        "login ",
+    ),
+    _rule(
+        "TOKEN",
+        r"\b[A-Za-z_]\w{1,40}\.(?:init|initialize|configure|setup|start|identify)\(\s{0,20}"
+        r"\\?[\"'](?P<x>[0-9a-f]{32})\\?[\"']",
+        ".init",
+        ".configure(",
+        ".setup(",
+        ".start(",
+        ".identify(",
+        holds=_has_digit,
+    ),
+    # Directives of servers and of network devices: no sign between the name and its value.
+    _rule(
+        "PASSWORD",
+        r"(?m)^[ \t]{0,8}(?:requirepass|masterauth|sentinel auth-pass \S{1,60}|snmp-server community"
+        r"|enable (?:secret|password)(?: \d)?"
+        r"|username \S{1,60} (?:privilege \d{1,2} )?(?:secret|password)(?: \d)?)"
+        r"[ \t]{1,8}[\"']?(?P<x>[^\s\"'$<>]{4,200})",
+        "requirepass",
+        "masterauth",
+        "auth-pass",
+        "snmp-server",
+        "enable ",
+        "username ",
     ),
     _rule("PASSWORD", r"-pass(?:in|out)?\s{1,4}pass:(?P<x>[^\s'\"$<>]{4,100})", "pass:"),
     _rule(

@@ -21,6 +21,7 @@ _STEMS = {
         "password passwd passphrase passcode pwd passwort kennwort contraseña contrasena senha wachtwoord"
         " parola haslo hasło пароль пароля 密码 密碼 口令 パスワード 비밀번호"
         " şifre sifre lösenord salasana jelszó"
+        " storepass keypass"
         " jelszo heslo mật khẩu पासवर्ड סיסמה รหัสผ่าน κωδικός mdp"
     ),
     "TOKEN": "token jwt 令牌 トークン токен jeton",
@@ -89,16 +90,16 @@ _ASSIGN = re.compile(
     rf"(?:[|>][-+]?\n[ \t]{{1,20}})?{_BEFORE_LITERAL}"
     r"|[ \t]{0,4}(?P<call>[,({])\s{0,8}[\[(]?|(?P<xml>>)"
     r"|,?\s{1,40}(?:-\s)?\\{0,3}[\"']?(?:value|content)\\{0,3}[\"']?\s{0,4}(?P<value>[=:])\s{0,4}"
-    r"|(?P<prose>[ \t]{0,3}(?:[ \t]for[ \t](?:[\w.-]{1,30}[ \t]){1,4}is(?=[ \t])"
+    r"|(?P<prose>[ \t]{0,3}(?:[ \t]for[ \t](?:[\w.-]{1,30}[ \t]){1,4}is(?=[ \t:])"
     r"|[ \t](?:für|zum|vom|zur|des|der|du|de|pour|para|del|della|per)[ \t](?:[\w.-]{1,30}[ \t]){1,4}"
-    r"(?:ist|lautet|est|es|era|é|è)(?=[ \t])"
+    r"(?:ist|lautet|est|es|era|é|è)(?=[ \t:])"
     r"|[ \t](?:is|was|are|ist|lautet|war|est|es|era|é|è|to|as|becomes|jest|это|är|er"
     r"|on|with)(?=[ \t:])|[—–-]|是|为|為|は|를|은|는|が)[ \t]{0,3}"
     r"(?:now |still |just |set to )?:?[ \t]{0,2})"
     r"|(?P<space>[ \t]{1,4}))"
 )
 _QUOTED = re.compile(
-    r"[rbfuRBFU]{0,2}(?P<q>\\{0,3}(?:\"\"\"|'''|[\"'`]))(?P<x>[^\r\n]{1,500}?)(?P=q)|[«“„「](?P<y>[^»”“」\r\n]{1,200})[»”“」]"
+    r"[rbfuRBFUNE]{0,2}(?P<q>\\{0,3}(?:\"\"\"|'''|[\"'`]))(?P<x>[^\r\n]{1,500}?)(?P=q)|[«“„「](?P<y>[^»”“」\r\n]{1,200})[»”“」]"
 )
 _TO_SPACE = re.compile(r"[^\s\"'`<>]{1,500}")
 _BARE = re.compile(r"[^\s\"'`<>,;&(){}\[\]|，。、；]{1,500}")
@@ -127,13 +128,17 @@ _NAMELIKE = re.compile(rf"(?:{_WORD}|\d{{1,4}})(?:[ _./:@-]+(?:{_WORD}|\d{{1,4}}
 _ONE_WORD = re.compile(
     rf"[^\W\d_]+\d+[^\W\d_]*|\d{{6,}}|{_WORD}[-_.]\d{{4,}}|[^\W\d_]+[-_.][^\W\d_]{{3,}}\d{{2,}}"
 )
+# kR210-tulip-CZP: letters of both sizes, and three digits, in several parts.
+_JOINED_PASSWORD = re.compile(
+    r"(?=.{10,60}$)(?=[^A-Z]*[A-Z])(?=[^a-z]*[a-z])(?=(?:\D*\d){3})(?!\d)[^\W_]+(?:[-_.][^\W_]+)+"
+)
 _TECHNICAL = re.compile(
     r"(?:sha-?\d|md5|base-?\d\d|utf-?\d|[hrepd]s\d{3}|hmac|oauth|argon2|pbkdf2|scrypt|bcrypt|x509|aes|rsa|ed25519"
     r"|ecdsa|uuid|int\d|u?int|float|bytes|str|http|ipv\d|v\d)(?:[-_:/.,\d][\w:/.,-]*)?",
     re.IGNORECASE,
 )
 _TEMPLATE = re.compile(
-    r"[<{(\[\\]|!(?:vault|Ref|Sub|GetAtt|secret|env)\b|\*\*|\$[{(A-Z]|%[({]|.*\$\{|.*\{\w{0,40}\}|.*%[sd](?!\w)|.*(?:\.{3}|\*{3}|…|xxxx)"
+    r"[<{(\[\\]|!(?:vault|Ref|Sub|GetAtt|secret|env)(?:_[a-z]{1,20})?\b|\*\*|\$[{(A-Z]|\$_[A-Z]|%[({]|.*\$\{|.*\{\w{0,40}\}|.*%[sd](?!\w)|.*(?:\.{3}|\*{3}|…|xxxx)"
     r"|(?:self|os|process|settings|config|env|None|True|False|null|true|false)\b"
 )
 _EXPLANATORY = re.compile(
@@ -239,6 +244,8 @@ def _is_ordinary(value: str, kind: str, explicit: object) -> bool:
     """Whether a namelike value is harmless; an ``explicit`` context makes one word a password."""
     if not _is_name_like(value):
         return False
+    if kind == "PASSWORD" and _JOINED_PASSWORD.fullmatch(value):
+        return False
     if not (kind == "PASSWORD" and explicit and _ONE_WORD.fullmatch(value)):
         return True
     return (
@@ -279,7 +286,7 @@ def _find_value(text: str, lower: str, name: re.Match[str]) -> Span | None:
         value = _BARE.match(text, sign.end())
         if value is None or not is_mixed(value[0].rstrip(".!?")):
             return None
-    if sign["xml"] and _is_placeholder(text, name, sign):
+    if sign["xml"] and (text[sign.end() : sign.end() + 1] == "@" or _is_placeholder(text, name, sign)):
         return None
     quoted = _QUOTED.match(text, sign.end())
     if quoted is not None:
@@ -315,6 +322,11 @@ def _find_bare(text: str, sign: re.Match[str], kind: str, before: str, name: re.
     # As logs write it: password=…, but not a further argument of a call.
     logged = sign[0] == "=" and _AFTER_WORD.search(before) is not None
     sure = on_line or logged or bool(sign["default"]) or _is_argument(sign, before)
+    # "pw: Word_word44!," in a sentence: no name in a program ends with such a sign.
+    sure = sure or (
+        sign[0].strip() == ":"
+        and text[sign.end() + len(value) : sign.end() + len(value) + 1] in {*"!#$%^&*?~"}
+    )
     phrase = name[0] == "passphrase" and sure and _is_diceware(value)
     if not (phrase or (env and _is_env_value(value)) or _is_bare_secret(value, sign, kind, sure)):
         return None

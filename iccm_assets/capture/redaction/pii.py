@@ -213,7 +213,7 @@ _NUMBER_RULES = (
     _rule(
         "PHONE",
         r"(?:phone|Phone|PHONE|tel|Tel|TEL|téléphone|Téléphone|mobile|Mobile|MOBILE|mobil|Mobil|handy|Handy"
-        r"|cell|Cell|fax|Fax|FAX|whatsapp|WhatsApp|sms|SMS|call|Call|电话|手机|電話|携帯|전화|телефон|Телефон|тел)"
+        r"|cell|Cell|Rufnummer|Durchwahl|fax|Fax|FAX|whatsapp|WhatsApp|sms|SMS|call|Call|电话|手机|電話|携帯|전화|телефон|Телефон|тел)"
         r"(?:efon\w{0,10}|éfono)?(?:[ _-]?(?:number|Number|nummer|no|nr|me at|us at))?"
         r"[\"']?\.?\s{0,2}[:=]?\s{0,3}[\"'(]?(?P<x>[+(]{0,2}\d[\d ()./-]{5,22}\d)(?![\w.])",
         holds=_is_labelled_phone,
@@ -228,7 +228,7 @@ _NUMBER_RULES = (
     _rule(
         "PHONE",
         r"\((?:(?<!\w\()|(?<=\\[nrt]\())(?:\d{3}\)[ -]?\d{3}[-. ]\d{4}|\d\d\) ?9?\d{4}-\d{4}"
-        r"|0\d{2,4}\) ?\d{3,4}[ -]?\d{3,4})(?![\w-]|\.\d)",
+        r"|0\d{2,4}\) ?\d{3,4}[ -]?\d{3,4}|0\d{1,5}\) ?\d{2,4}(?:[ -]\d{2,4}){1,3})(?![\w-]|\.\d)",
         "(",
     ),
     _rule(

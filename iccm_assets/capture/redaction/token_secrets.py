@@ -52,7 +52,9 @@ def is_mixed(text: str) -> bool:
     return min(classes.count("u"), classes.count("l")) >= 2 and "d" in classes and changes >= 0.5 * len(text)
 
 
-_FILLER = re.compile(r"[xX]{6}|0{12}|[_.*-]{8}|(?i:your|example|placeholder|redacted)[-_]")
+_FILLER = re.compile(
+    r"[xX]{6}|(?<![A-Za-z0-9])(?:X{3,5}|Y{3,}|Z{3,})(?![A-Za-z0-9])|0{12}|[_.*-]{8}|(?i:your|example|placeholder|redacted)[-_]"
+)
 _RANDOM_TAIL = re.compile(r"(?=[a-z]*[0-9])[0-9a-z]{24,}")
 
 
@@ -86,6 +88,14 @@ _ARMORED_KEY = re.compile(
 
 KEY_RULES = (
     RedactionRule("PRIVATE_KEY", _ARMORED_KEY, ("-----BEGIN ",)),
+    RedactionRule(
+        "PRIVATE_KEY",
+        re.compile(
+            r"-----BEGIN OpenVPN [\w -]{1,40}-----[0-9A-Za-z+/=\s\\\"',]{32,}+"
+            r"(?:-----END OpenVPN [\w -]{1,40}-----)?"
+        ),
+        ("-----BEGIN OpenVPN ",),
+    ),
     RedactionRule(
         "PRIVATE_KEY",
         re.compile(r"Private-Lines: (?P<x>\d+\s+(?:[A-Za-z0-9+/=]{16,}\s*)+)"),
@@ -170,7 +180,7 @@ def _is_readable_base64(text: str) -> bool:
 
 
 _HIGH_ENTROPY = re.compile(
-    r"(?:(?<![\w+/=.-])|(?<=\\[nrt]))(?<!base64,)(?<!\bh1:)"
+    r"(?:(?<![\w+/=.-])|(?<=\\[nrt]))(?<!base64,)(?<!\bh1:)(?<!\bSHA256:)"
     r"(?!(?:toolu|msg|req|call|resp|chatcmpl|run|sha\d+|pi|pm|ch|cus|sub|evt|price|prod|seti|acct|file)[_-]"
     r"|AAAA(?:[BC]3NzaC1|E2VjZHN|[GI]nNrL))"
     r"[A-Za-z0-9][A-Za-z0-9+/_-]{22,98}[A-Za-z0-9]={0,2}(?![\w+/=-])"
@@ -185,6 +195,9 @@ _PUBLIC_DATA = re.compile(
 )
 
 
+_PUBLIC_KEY = re.compile(r"(?i)public[ _-]?key[\"']?\s{0,3}[:=]\s{0,3}[\"']?$")
+
+
 class _HighEntropyRule(RedactionRule):
     """24 to 100 characters of high entropy, from any issuer.
 
@@ -197,6 +210,8 @@ class _HighEntropyRule(RedactionRule):
         data = next(public, None)
         for match in self.pattern.finditer(text):
             if not has_high_entropy(match[0]) or _is_readable_base64(match[0]):
+                continue
+            if _PUBLIC_KEY.search(match.string[max(0, match.start() - 24) : match.start()]):
                 continue
             while data is not None and data.end() <= match.start():
                 data = next(public, None)

@@ -42,6 +42,10 @@ WEBHOOK_FORMS = (
               "https://open.dingtalk.com/document/orgapp/custom-robot-access"),
     TokenForm("WEBHOOK", rf"qyapi\.weixin\.qq\.com/cgi-bin/webhook/send\?key={UUID}", "webhook",
               "https://developer.work.weixin.qq.com/document/path/91770"),
+    TokenForm("WEBHOOK",
+              r"[\w-]{1,40}\.collection\.(?:[a-z0-9]{2,8}\.)?sumologic\.com/receiver/v1/http/[\w=-]{30,300}",
+              "sumologic.com",
+              "https://help.sumologic.com/docs/send-data/hosted-collectors/http-source/"),
     TokenForm("WEBHOOK", r"events\.(?:eu\.)?pagerduty\.com/integration/[a-f0-9]{32}/enqueue", "pagerduty.com",
               "https://developer.pagerduty.com/docs/events-api-v2-overview"),
 )
