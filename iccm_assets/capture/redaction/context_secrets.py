@@ -70,15 +70,18 @@ _STRING = r"[\"'][^\"'\n]{1,80}[\"']"
 
 # Columns of a table, in Markdown or separated values, by the kind of what is in them.
 _COLUMNS = {
-    **dict.fromkeys(
-        ("password", "passwd", "pwd", "passwort", "pass", "passphrase", "initial password"), "PASSWORD"
-    ),
+    **dict.fromkeys(("password", "passwd", "pwd", "passwort", "passphrase", "initial password"), "PASSWORD"),
     **dict.fromkeys(("token", "access token", "access_token", "auth_token"), "TOKEN"),
     **dict.fromkeys(("secret", "client_secret", "client secret"), "SECRET"),
     **dict.fromkeys(("api key", "api_key", "apikey"), "API_KEY"),
 }
 _HEADER = re.compile(
     rf"(?im)(?:^|[|,;\t])[ \t\"*]{{0,8}}(?:{'|'.join(_COLUMNS)})[ \t\"*\r]{{0,8}}(?:[|,;\t]|$)"
+)
+_OF_HEADERS = tuple(
+    form(part)
+    for part in ("passw", "passp", "pwd", "secret", "token", "apikey", "api_key", "api key")
+    for form in (str, str.upper, str.capitalize)
 )
 _IN_CELL = " \t\r`*\"'"
 
@@ -116,7 +119,7 @@ def _read_header(line: str) -> tuple[str, int, dict[int, str]]:
 
 
 CONTEXT_RULES = (
-    _TableRule("PASSWORD", _HEADER, remember=True, gate=_HEADER),
+    _TableRule("PASSWORD", _HEADER, _OF_HEADERS, remember=True, gate=_HEADER),
     _rule(
         "PASSWORD",
         r"(?<![A-Za-z0-9])[a-z][a-z0-9+.-]{1,30}://[^\s:/@'\"<>]{0,100}:(?P<x>[^\s/'\"<>]{1,200})@",
@@ -264,15 +267,16 @@ CONTEXT_RULES = (
         "--user",
     ),
     # A data source of Go, and a host with its port: there is no scheme before the user.
-    _rule(
+    RedactionRule(
         "PASSWORD",
-        r"(?<![\w:/.@-])[\w.-]{1,60}:(?P<x>[^\s:/@'\"<>(){}]{4,100})@"
-        r"(?:(?:tcp|unix|udp)\(|(?!sha\d)[A-Za-z][\w.-]{0,100}:\d{2,5}(?!\d))",
-        "@tcp(",
-        "@unix(",
-        "@udp(",
-        "@",
-        holds=lambda match: _is_no_variable(match) and (match[0][-1] == "(" or _is_password(match)),
+        re.compile(
+            r"(?<![\w:/.@-])[\w.-]{1,60}:(?P<x>[^\s:/@'\"<>(){}]{4,100})@"
+            r"(?:(?:tcp|unix|udp)\(|(?!sha\d)[A-Za-z][\w.-]{0,100}:\d{2,5}(?!\d))"
+        ),
+        ("@",),
+        lambda match: _is_no_variable(match) and (match[0][-1] == "(" or _is_password(match)),
+        remember=True,
+        gate=re.compile(r"@(?:(?:tcp|unix|udp)\(|[A-Za-z][\w.-]{0,100}:\d\d)"),
     ),
     # ODBC, where braces are quotes, and Oracle's own form.
     _rule(
