@@ -99,12 +99,20 @@ SECRETS = [
     "jdbc:oracle:thin:bob/{w12}@//ora:1521/X",
     "CREATE LOGIN bob WITH PASSWORD = N'{w9}!7', CHECK_POLICY = ON;",
     "<tls-auth>\n-----BEGIN OpenVPN Static key V1-----\n{x32}\n{x32}\n-----END OpenVPN Static key V1-----",
+    "-requirepass = {w12}",
+    "CARGO_REGISTRY_TOKEN=cio{w32}",
+    "DriverManager.getConnection(\"jdbc:oracle:thin:@ora:1521:X\", \"scott\", \"mango-Umbra-{d2}\")",
+    "define('AUTH_KEY',         'F2RK05(&{w32}:X|k;# ');",
+    "echo '{w20}' | docker login ghcr.io -u bot --password-stdin",
+    "wandb.login(key=\"{x40}\")",
     # Tables.
     "| system | user | Password |\n|---|---|---|\n| grafana | admin | {w9}? |\n| ci | bob | {w9}!7 |",
     "user,password,role\nbob,{w9}!7,admin\neve,{w9}!8,dev\n",
     # Sentences.
     "ok, user jenkins, pw: Orbit_{l6}44!, then run make",
     "log in with user admin and password kR{d3}-tulip-CZP, then click",
+    "Login: vpnuser / Password: Juniper_{l6}72",
+    "wifi password for the lab: \"{w20}\"",
     "la contraseña de la base de datos es: Ceniza{d3}#05L",
     # URLs and headers.
     "curl -H 'Authorization: Splunk {u}' https://h",
@@ -147,7 +155,8 @@ PERSONAL = [
     "jane.doe@acme.photography", "JANE_DOE@ACME.IO", "jane@xn--bcher-kva.example", "jane@[192.0.2.7]",
     "jane (at) acme (dot) org", "jane [at] acme.de", "jane.doe at acme dot com", "jane&#64;acme.io",
     "(11) 97905-2690", "(040) 482 91-63", "(0118) 887 2767", "00491546582822", "0031 89 2343652",
-    "090-5774-5125", "8 (946) 773-34-87", "+55 (11) 97905-2690", "6263718795135656706", "fi2112345600000785",
+    "090-5774-5125", "+49 (0)89 / 4523211", "8 (946) 773-34-87",
+    "+55 (11) 97905-2690", "6263718795135656706", "fi2112345600000785",
 ]  # fmt: skip
 LOOK_ALIKES = [
     "-----BEGIN CERTIFICATE-----\n[w64]\n[w40]\n-----END CERTIFICATE-----",
@@ -172,6 +181,8 @@ LOOK_ALIKES = [
     "machine learning is fun; login to continue; the password field",
     "apiVersion: v1\nkind: ConfigMap\ndata:\n  mode: production\n",
     "order 00123456789, issue 0012, at 01-2024",
+    "PublicKeyToken=[x16]",
+    "type T struct {\n\tPassword: String\n\tUserPassword: Argon2id\n}\nregistry_key = table_key12",
     "PublicKey = [w43]=\nSHA256:[w43] bob@web (ED25519)",
     "password: !vault_ref db/prod\n$password = $_POST['password'] ?? '';",
     "https://hooks.slack.com/services/XXX/YYY/ZZZ and mongodb+srv://<username>:<password>@cluster0.mongodb.net",

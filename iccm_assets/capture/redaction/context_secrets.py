@@ -318,16 +318,32 @@ CONTEXT_RULES = (
     # Directives of servers and of network devices: no sign between the name and its value.
     _rule(
         "PASSWORD",
-        r"(?m)^[ \t]{0,8}(?:requirepass|masterauth|sentinel auth-pass \S{1,60}|snmp-server community"
+        r"(?m)^[ \t+-]{0,8}(?:requirepass|masterauth|sentinel auth-pass \S{1,60}|snmp-server community"
         r"|enable (?:secret|password)(?: \d)?"
         r"|username \S{1,60} (?:privilege \d{1,2} )?(?:secret|password)(?: \d)?)"
-        r"[ \t]{1,8}[\"']?(?P<x>[^\s\"'$<>]{4,200})",
+        r"[ \t]{1,8}(?:=[ \t]{0,4})?[\"']?(?P<x>[^\s\"'$<>=][^\s\"'$<>]{3,200})",
         "requirepass",
         "masterauth",
         "auth-pass",
         "snmp-server",
         "enable ",
         "username ",
+    ),
+    # A program that reads it from another one.
+    _rule(
+        "PASSWORD",
+        r"\b(?:echo|printf)\s{1,4}(?:-\w\s{1,4}|[\"']%s(?:\\n)?[\"']\s{1,4})?[\"']?(?P<x>[^\s'\"$<>|]{6,500})[\"']?"
+        r"\s{0,4}\|\s{0,4}(?:sudo -S|passwd --stdin|cryptsetup"
+        r"|[^\n|]{1,120}?--(?:password-stdin|passphrase-fd|with-token))",
+        "echo ",
+        "printf ",
+    ),
+    _rule(
+        "SECRET",
+        r"\bdefine\(\s?[\"']\w{0,40}(?:KEY|SALT|SECRET|TOKEN|PASSWORD)[\"'],\s{1,20}"
+        r"(?:'(?P<x>[^'\n]{16,200})'|\"[^\"\n]{16,200}\")",
+        "define(",
+        holds=lambda match: match["x"] is not None and _has_digit(match) and "your" not in match["x"],
     ),
     _rule("PASSWORD", r"-pass(?:in|out)?\s{1,4}pass:(?P<x>[^\s'\"$<>]{4,100})", "pass:"),
     _rule(
@@ -340,7 +356,7 @@ CONTEXT_RULES = (
     ),
     _rule(
         "TOKEN",
-        r"\b(?:login|authenticate)\(\\?[\"'](?P<x>[\w.+/=-]{24,200})\\?[\"']\)",
+        r"\b(?:login|authenticate)\(\s{0,20}(?:\w{1,20}\s?=\s?)?\\?[\"'](?P<x>[\w.+/=-]{24,200})\\?[\"']\)",
         "login(",
         "authenticate(",
         holds=lambda match: is_secret(match["x"], "TOKEN"),
@@ -365,10 +381,11 @@ CONTEXT_RULES = (
     # Positional arguments: of SSH and database clients, and of the makers of users.
     _rule(
         "PASSWORD",
-        rf"\b(?:connect|create_(?:super)?user|createUser|add_user)\(\s?"
+        rf"\b(?:connect|getConnection|create_(?:super)?user|createUser|add_user)\(\s?"
         rf"(?:(?:{_STRING}|[\w.@<>]{{1,60}}),\s{{0,8}}){{2,3}}"
         r"[\"'](?P<x>[^\"'\s<>]{6,100})[\"']\s?[,)]",
         "connect(",
+        "onnection(",
         "_user(",
         "_superuser(",
         "createUser(",

@@ -60,9 +60,9 @@ _DESCRIPTIVE_SUFFIX = re.compile(
     r"|endpoint|col|ids?(?![a-z])|at(?![a-z])|func|provider|store|reset|valid|check)"
 )
 _OTHER_KEY_PREFIX = re.compile(
-    r"(?:primary|foreign|public|sort|cache|partition|row|hash|dict|lookup|group|order|index|idempotency|object|s3"
+    r"(?:primary|foreign|public|publickey|sort|cache|partition|row|hash|dict|lookup|group|order|index|idempotency|object|s3"
     r"|next|page|continuation|eof|end|start|sep|pad|unk|mask|bos|eos|cls"
-    r"|map|meta|registry|hot|short|arrow|natural)[-_ ]?$"
+    r"|map|meta|hot|short|arrow|natural)[-_ ]?$"
 )
 # An annotation between a name and its value, of Python, Rust and C#.
 _ANNOTATION = (
@@ -91,6 +91,7 @@ _ASSIGN = re.compile(
     r"|[ \t]{0,4}(?P<call>[,({])\s{0,8}[\[(]?|(?P<xml>>)"
     r"|,?\s{1,40}(?:-\s)?\\{0,3}[\"']?(?:value|content)\\{0,3}[\"']?\s{0,4}(?P<value>[=:])\s{0,4}"
     r"|(?P<prose>[ \t]{0,3}(?:[ \t]for[ \t](?:[\w.-]{1,30}[ \t]){1,4}is(?=[ \t:])"
+    r"|[ \t]for(?:[ \t][\w.-]{1,30}){1,4}(?=:[ \t])"
     r"|[ \t](?:für|zum|vom|zur|des|der|du|de|pour|para|del|della|per)[ \t](?:[\w.-]{1,30}[ \t]){1,4}"
     r"(?:ist|lautet|est|es|era|é|è)(?=[ \t:])"
     r"|[ \t](?:is|was|are|ist|lautet|war|est|es|era|é|è|to|as|becomes|jest|это|är|er"
@@ -133,7 +134,7 @@ _JOINED_PASSWORD = re.compile(
     r"(?=.{10,60}$)(?=[^A-Z]*[A-Z])(?=[^a-z]*[a-z])(?=(?:\D*\d){3})(?!\d)[^\W_]+(?:[-_.][^\W_]+)+"
 )
 _TECHNICAL = re.compile(
-    r"(?:sha-?\d|md5|base-?\d\d|utf-?\d|[hrepd]s\d{3}|hmac|oauth|argon2|pbkdf2|scrypt|bcrypt|x509|aes|rsa|ed25519"
+    r"(?:sha-?\d|md5|base-?\d\d|utf-?\d|[hrepd]s\d{3}|hmac|oauth|argon2(?:id|i|d)?|pbkdf2|scrypt|bcrypt|x509|aes|rsa|ed25519"
     r"|ecdsa|uuid|int\d|u?int|float|bytes|str|http|ipv\d|v\d)(?:[-_:/.,\d][\w:/.,-]*)?",
     re.IGNORECASE,
 )
@@ -271,6 +272,8 @@ def _classify_stem(lower: str, name: re.Match[str]) -> str | None:
         whole = stem not in _WHOLE or not (before[-1:].isalpha() or after.isalnum())
     if not whole or _DESCRIPTIVE_SUFFIX.match(lower, name.end()) or _OTHER_KEY_PREFIX.search(before):
         return None
+    if stem == "key" and before.rstrip("-_ ").endswith("registry"):
+        return None
     aws = "aws" in before and ("secret" in before or stem in {"secret", "key"})
     return "AWS_SECRET_KEY" if aws else _KINDS[stem]
 
@@ -322,15 +325,18 @@ def _find_bare(text: str, sign: re.Match[str], kind: str, before: str, name: re.
     # As logs write it: password=…, but not a further argument of a call.
     logged = sign[0] == "=" and _AFTER_WORD.search(before) is not None
     sure = on_line or logged or bool(sign["default"]) or _is_argument(sign, before)
-    # "pw: Word_word44!," in a sentence: no name in a program ends with such a sign.
-    sure = sure or (
-        sign[0].strip() == ":"
-        and text[sign.end() + len(value) : sign.end() + len(value) + 1] in {*"!#$%^&*?~"}
-    )
+    sure = sure or (sign[0].strip() == ":" and _is_in_sentence(text, sign, name, value))
     phrase = name[0] == "passphrase" and sure and _is_diceware(value)
     if not (phrase or (env and _is_env_value(value)) or _is_bare_secret(value, sign, kind, sure)):
         return None
     return sign.end(), sign.end() + len(value), kind
+
+
+def _is_in_sentence(text: str, sign: re.Match[str], name: re.Match[str], value: str) -> bool:
+    """Whether "Password: Word_word24" or "pw: Word_word44!," is no field of a program with its type."""
+    end = sign.end() + len(value)
+    titled = text[name.start()].isupper() and re.search(r"\d\d$", value[-2:]) is not None
+    return titled or text[end : end + 1] in {*"!#$%^&*?~"}
 
 
 def _is_argument(sign: re.Match[str], before: str) -> bool:
