@@ -41,6 +41,14 @@ def _is_data_of_secret(match: re.Match[str]) -> bool:
     )
 
 
+def _is_string_data_of_secret(match: re.Match[str]) -> bool:
+    """Whether this line is below ``stringData:``, with only indented lines between them, and looks random."""
+    above = match.string[max(0, match.start() - 4000) : match.start()]
+    block = above[above.rfind("\nstringData:") :]
+    is_below = block.startswith("\nstringData:") and re.search(r"\n[^\s]", block[12:]) is None
+    return is_below and (is_secret(match["x"], "TOKEN") or is_keyboard_mash(match["x"]))
+
+
 _CALL_OR_NAME = re.compile(r"[\w(\[]")
 _COMMANDS = (
     "sshpass ",
@@ -199,6 +207,18 @@ CONTEXT_RULES = (
     ),
     _rule("SECRET", r"otpauth://[^\s\"'<>]{1,200}?secret=(?P<x>[A-Z2-7=]{16,200})", "otpauth://"),
     _rule("SECRET", r"\bsecrets? set \S{1,100} (?:--body|-b)[ =]?[\"']?(?P<x>[^\s\"'$<>]{6,2000})", " set "),
+    _rule(
+        "SECRET",
+        r"(?m)^[ \t]{1,12}[\w.-]{1,100}:[ \t][\"']?(?P<x>[^\s\"'<>${}]{8,400})[\"']?$",
+        "stringData:",
+        holds=_is_string_data_of_secret,
+    ),
+    # In the state of Terraform.
+    _rule(
+        "PASSWORD",
+        r"\"random_password\"[^}]{0,800}?\"result\":\s{0,4}\"(?P<x>[^\"]{8,200})\"",
+        "random_password",
+    ),
     # The values of a Kubernetes secret are in base64.
     _rule(
         "SECRET",
@@ -369,11 +389,12 @@ CONTEXT_RULES = (
     ),
     _rule(
         "PASSWORD",
-        rf"\b(?:auth|login|credentials|basic_auth|HTTPBasicAuth|httpbasicauth|BasicAuth|authenticate)\s?[=(]{{1,2}}"
+        r"\b(?:auth|login|credentials|basic_auth|HTTPBasicAuth|httpbasicauth|BasicAuth|authenticate"
+        r"|NetworkCredential|UsernamePasswordCredentials|PasswordAuthentication)\s?[=(]{1,2}"
         rf"\s?\(?\s?{_STRING},\s?[\"'](?P<x>[^\"'\s<>]{{6,100}})[\"']",
         *(
             name + sign
-            for name in ("auth", "Auth", "login", "credentials", "authenticate")
+            for name in ("auth", "Auth", "login", "redential", "redentials", "authenticate", "Authentication")
             for sign in _SIGNS
         ),
         holds=_is_password,
@@ -390,7 +411,8 @@ CONTEXT_RULES = (
         "_superuser(",
         "createUser(",
         holds=lambda match: (
-            _is_password(match) and re.search(r"^[^./:@\d]*\d[^./:@]*$", match["x"]) is not None
+            _is_password(match)
+            and (re.search(r"^[^./:@\d]*\d[^./:@]*$", match["x"]) is not None or is_keyboard_mash(match["x"]))
         ),
     ),
 )

@@ -71,7 +71,8 @@ _ANNOTATION = (
 )
 # Behind this, too, a literal is the value: SecretStr('…'), Field(default='…'), getpass() or '…'.
 _BEFORE_LITERAL = (
-    r"(?:(?:(?:Secret(?:Str|Bytes)?|[Ff]ield|str|bytes|Some|(?:bytes\.)?fromhex|(?:binascii\.)?unhexlify"
+    r"(?:(?:(?:Secret(?:Str|Bytes)?|String::from|(?:SecretString|Zeroizing)::(?:new|from)|new String"
+    r"|[Ff]ield|str|bytes|Some|(?:bytes\.)?fromhex|(?:binascii\.)?unhexlify"
     r"|(?:base64\.)?b64decode)\(\s{0,20}(?:default=\s?)?){1,2}(?=[rbfu]?[\"'])"
     r"|\(\s{1,20}(?=[rbfu]?[\"'])"
     r"|[\w.]{1,60}(?:\([^()\n]{0,80}\))?[ \t](?:or|\|\||\?\?)[ \t](?=[rbfu]?[\"'`]))?"
@@ -92,8 +93,9 @@ _ASSIGN = re.compile(
     r"|,?\s{1,40}(?:-\s)?\\{0,3}[\"']?(?:value|content)\\{0,3}[\"']?\s{0,4}(?P<value>[=:])\s{0,4}"
     r"|(?P<prose>[ \t]{0,3}(?:[ \t]for[ \t](?:[\w.-]{1,30}[ \t]){1,4}is(?=[ \t:])"
     r"|[ \t]for(?:[ \t][\w.-]{1,30}){1,4}(?=:[ \t])"
-    r"|[ \t](?:für|zum|vom|zur|des|der|du|de|pour|para|del|della|per)[ \t](?:[\w.-]{1,30}[ \t]){1,4}"
-    r"(?:ist|lautet|est|es|era|é|è)(?=[ \t:])"
+    r"|[ \t](?:für|zum|vom|zur|des|der|du|de|do|da|dos|das|pour|para|del|della|per|od|от|для|к)[ \t]"
+    r"(?:[\w.-]{1,30}[ \t]){1,4}(?:ist|lautet|est|es|era|é|è|to)(?=[ \t:])"
+    r"|[ \t](?:от|для|к|do|da|für|zum)(?:[ \t][\w.-]{1,30}){1,4}(?=:[ \t])"
     r"|[ \t](?:is|was|are|ist|lautet|war|est|es|era|é|è|to|as|becomes|jest|это|är|er"
     r"|on|with)(?=[ \t:])|[—–-]|是|为|為|は|를|은|는|が)[ \t]{0,3}"
     r"(?:now |still |just |set to )?:?[ \t]{0,2})"
@@ -121,6 +123,7 @@ _ARGUMENT = re.compile(
     r"(?:[?&;#]|(?<![\w-])--?|(?<![\w-])-[eD] ?|--(?:env|build-arg|set|from-literal|secret)[ =]"
     r"|\w=[^\s,()]{1,60}[ ,]|\w: ?[^\s,()]{1,60}, |login \S{1,60} |//)[\w.-]{0,40}$"
 )
+_OPTION = re.compile(r"(?<![\w-])--[\w-]{0,40}$")
 _AFTER_WORD = re.compile(r"[^,(\s]\s[\w.-]{0,40}$")
 _WORDS = re.compile(r"[^\W\d_]+(?:[ _./:-]+[^\W\d_]+)*[.!?:]?")
 # In these, no two repeats may share their text: failing to match a long value would take quadratic time.
@@ -129,6 +132,9 @@ _NAMELIKE = re.compile(rf"(?:{_WORD}|\d{{1,4}})(?:[ _./:@-]+(?:{_WORD}|\d{{1,4}}
 _ONE_WORD = re.compile(
     rf"[^\W\d_]+\d+[^\W\d_]*|\d{{6,}}|{_WORD}[-_.]\d{{4,}}|[^\W\d_]+[-_.][^\W\d_]{{3,}}\d{{2,}}"
 )
+# pixel-Harbor-copper62, Saturn965
+_WORDS_WITH_NUMBER = re.compile(r"[^\W\d_]{2,}(?:-[^\W\d_]{2,})+-?\d{2,}")
+_WORD_WITH_NUMBER = re.compile(r"[A-Z][a-z]{2,}\d{3,}")
 # kR210-tulip-CZP: letters of both sizes, and three digits, in several parts.
 _JOINED_PASSWORD = re.compile(
     r"(?=.{10,60}$)(?=[^A-Z]*[A-Z])(?=[^a-z]*[a-z])(?=(?:\D*\d){3})(?!\d)[^\W_]+(?:[-_.][^\W_]+)+"
@@ -245,8 +251,10 @@ def _is_ordinary(value: str, kind: str, explicit: object) -> bool:
     """Whether a namelike value is harmless; an ``explicit`` context makes one word a password."""
     if not _is_name_like(value):
         return False
-    if kind == "PASSWORD" and _JOINED_PASSWORD.fullmatch(value):
-        return False
+    if kind == "PASSWORD" and (
+        _JOINED_PASSWORD.fullmatch(value) or (explicit and _WORDS_WITH_NUMBER.fullmatch(value))
+    ):
+        return _EXPLANATORY.search(value) is not None or _TECHNICAL.match(value) is not None
     if not (kind == "PASSWORD" and explicit and _ONE_WORD.fullmatch(value)):
         return True
     return (
@@ -289,6 +297,8 @@ def _find_value(text: str, lower: str, name: re.Match[str]) -> Span | None:
         value = _BARE.match(text, sign.end())
         if value is None or not is_mixed(value[0].rstrip(".!?")):
             return None
+    if text[sign.start() : sign.start() + 2] in {":?", ":+"}:
+        return None  # of a shell's variable: what follows is a message, or another value
     if sign["xml"] and (text[sign.end() : sign.end() + 1] == "@" or _is_placeholder(text, name, sign)):
         return None
     quoted = _QUOTED.match(text, sign.end())
@@ -326,6 +336,11 @@ def _find_bare(text: str, sign: re.Match[str], kind: str, before: str, name: re.
     logged = sign[0] == "=" and _AFTER_WORD.search(before) is not None
     sure = on_line or logged or bool(sign["default"]) or _is_argument(sign, before)
     sure = sure or (sign[0].strip() == ":" and _is_in_sentence(text, sign, name, value))
+    if kind == "PASSWORD":
+        # "user bob / password Saturn965?, thanks"
+        sure = sure or (sign["space"] is not None and _WORD_WITH_NUMBER.fullmatch(value) is not None)
+        if _is_option(text, sign, before, value):
+            return sign.end(), sign.end() + len(value), kind
     phrase = name[0] == "passphrase" and sure and _is_diceware(value)
     if not (phrase or (env and _is_env_value(value)) or _is_bare_secret(value, sign, kind, sure)):
         return None
@@ -337,6 +352,11 @@ def _is_in_sentence(text: str, sign: re.Match[str], name: re.Match[str], value: 
     end = sign.end() + len(value)
     titled = text[name.start()].isupper() and re.search(r"\d\d$", value[-2:]) is not None
     return titled or text[end : end + 1] in {*"!#$%^&*?~"}
+
+
+def _is_option(text: str, sign: re.Match[str], before: str, value: str) -> bool:
+    """Whether this is ``--password=value`` in a command, where the value may consist of letters."""
+    return sign[0] == "=" and _OPTION.search(before) is not None and _is_env_value(value)
 
 
 def _is_argument(sign: re.Match[str], before: str) -> bool:
