@@ -112,6 +112,8 @@ SECRETS = [
     "[acme]\nusername = ci\npassword = pixel-Harbor-copper{d2}",
     "kind: Secret\nmetadata:\n  name: app\nstringData:\n  connection: ok\n  admin: {w15}2",
     '{"type":"random_password","instances":[{"attributes":{"length":20,"result":"{w20}"}}]}',
+    "<machineKey validationKey=\"{x64}{x64}\" decryptionKey=\"{x48}\" validation=\"SHA1\" />",
+    "our credentials: anna / {w10}^a7  (VPN)",
     # Tables.
     "| system | user | Password |\n|---|---|---|\n| grafana | admin | {w9}? |\n| ci | bob | {w9}!7 |",
     "user,password,role\nbob,{w9}!7,admin\neve,{w9}!8,dev\n",
@@ -194,6 +196,8 @@ LOOK_ALIKES = [
     "apiVersion: v1\nkind: ConfigMap\ndata:\n  mode: production\n",
     "order 00123456789, issue 0012, at 01-2024",
     "PublicKeyToken=[x16]",
+    "password-strength>=0.0.3.post2\ncurl -u USERNAME:PASSWORD https://host/path",
+    "login: /home/user1/area2 and login: user/role",
     "DB_PASSWORD=${DB_PASSWORD:?required} and ${TOKEN:+alternative1}",
     "run it with --password=PASSWORD or --password=your-password, --password option",
     "type: random_password_policy\npassword: Text\nresult: word12",

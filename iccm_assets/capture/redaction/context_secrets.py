@@ -238,7 +238,7 @@ CONTEXT_RULES = (
         "--basic",
         "http -",
         "https -",
-        holds=lambda match: re.match(r"[${]|\d+$", match["x"]) is None,
+        holds=lambda match: re.match(r"[${]|\d+$|[A-Z]+$", match["x"]) is None,
     ),
     _rule(
         "PASSWORD",
@@ -348,6 +348,15 @@ CONTEXT_RULES = (
         "snmp-server",
         "enable ",
         "username ",
+    ),
+    _rule(
+        "PASSWORD",
+        r"(?i)\b(?:credentials|creds|login|zugangsdaten)\s?:\s?[\w.@-]{2,60}\s?/\s?(?P<x>[^\s'\"<>/]{6,100})",
+        "redentials",
+        "reds:",
+        "ogin:",
+        "gangsdaten",
+        holds=lambda match: _has_digit(match) and _is_password(match),
     ),
     # A program that reads it from another one.
     _rule(

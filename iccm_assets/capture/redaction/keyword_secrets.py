@@ -49,7 +49,7 @@ _NAME = _compile_names(_KINDS)
 _ASCII_NAME = _compile_names(filter(str.isascii, _KINDS))
 # "key" alone is usually the key of a table; after these words it is a secret.
 _SECRET_KEY_PREFIX = re.compile(
-    r"(?:api|app|access|secret|private|signing|encryption|account|master|auth|service|licen[sc]e|deploy|session"
+    r"(?:api|app|access|secret|private|signing|encryption|decryption|validation|account|master|auth|service|licen[sc]e|deploy|session"
     r"|storage|consumer|client|shared|admin|webhook|hmac|subscription|ingest(?:ion)?|integration|project|write"
     r"|jwt|aes|crypto|fernet|[a-z0-9]{2,20}(?=[_-]))[-_. ]?(?:access[-_ ]?)?$"
 )
@@ -299,7 +299,7 @@ def _find_value(text: str, lower: str, name: re.Match[str]) -> Span | None:
             return None
     if text[sign.start() : sign.start() + 2] in {":?", ":+"}:
         return None  # of a shell's variable: what follows is a message, or another value
-    if sign["xml"] and (text[sign.end() : sign.end() + 1] == "@" or _is_placeholder(text, name, sign)):
+    if sign["xml"] and (text[sign.end() : sign.end() + 1] in {"@", "="} or _is_placeholder(text, name, sign)):
         return None
     quoted = _QUOTED.match(text, sign.end())
     if quoted is not None:
