@@ -55,7 +55,9 @@ def test_every_rule_takes_linear_time_on_what_it_almost_matches(rule: RedactionR
     for pattern in filter(None, (rule.pattern, rule.gate)):
 
         def apply(text: str, pattern=pattern) -> str:
-            return pattern.sub(lambda match: "<X>" if rule.holds(match) else match[0], text)
+            # Of a gate it only counts whether it matches.
+            is_rule = pattern is rule.pattern
+            return pattern.sub(lambda match: "<X>" if is_rule and rule.holds(match) else match[0], text)
 
         slow = [
             (pair, end)
