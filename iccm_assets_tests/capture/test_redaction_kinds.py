@@ -103,6 +103,7 @@ SECRETS = [
     "CARGO_REGISTRY_TOKEN=cio{w32}",
     "DriverManager.getConnection(\"jdbc:oracle:thin:@ora:1521:X\", \"scott\", \"mango-Umbra-{d2}\")",
     "define('AUTH_KEY',         'F2RK05(&{w32}:X|k;# ');",
+    "define(\"AUTH_SALT\", \"F2RK05(&{w32}:X'k;# \");",
     "echo '{w20}' | docker login ghcr.io -u bot --password-stdin",
     "wandb.login(key=\"{x40}\")",
     "new NetworkCredential(\"svc-build\", \"Lantern{d4}*\");",

@@ -32,21 +32,20 @@ def _has_digit(match: re.Match[str]) -> bool:
     return re.search(r"\d", match["x"]) is not None
 
 
-def _is_data_of_secret(match: re.Match[str]) -> bool:
-    """Whether this line is below ``data:``, with only indented lines between them."""
+def _is_below(match: re.Match[str], key: str) -> bool:
+    """Whether a line is below this key of a YAML document, with only indented lines between them."""
     above = match.string[max(0, match.start() - 4000) : match.start()]
-    block = above[above.rfind("\ndata:") :]
-    return (
-        block.startswith("\ndata:") and len(match["x"]) % 4 == 0 and re.search(r"\n[^\s]", block[6:]) is None
-    )
+    block = above[above.rfind(f"\n{key}:") :]
+    return block.startswith(f"\n{key}:") and re.search(r"\n[^\s]", block[1:]) is None
+
+
+def _is_data_of_secret(match: re.Match[str]) -> bool:
+    return len(match["x"]) % 4 == 0 and _is_below(match, "data")
 
 
 def _is_string_data_of_secret(match: re.Match[str]) -> bool:
-    """Whether this line is below ``stringData:``, with only indented lines between them, and looks random."""
-    above = match.string[max(0, match.start() - 4000) : match.start()]
-    block = above[above.rfind("\nstringData:") :]
-    is_below = block.startswith("\nstringData:") and re.search(r"\n[^\s]", block[12:]) is None
-    return is_below and (is_secret(match["x"], "TOKEN") or is_keyboard_mash(match["x"]))
+    looks_random = is_secret(match["x"], "TOKEN") or is_keyboard_mash(match["x"])
+    return looks_random and _is_below(match, "stringData")
 
 
 _CALL_OR_NAME = re.compile(r"[\w(\[]")
@@ -107,7 +106,8 @@ class _TableRule(RedactionRule):
                 for number, cell in enumerate(cells):
                     value = cell.strip(_IN_CELL)
                     if number in columns and is_secret(value, columns[number]):
-                        remember(value)
+                        if columns[number] == "PASSWORD":
+                            remember(value)
                         at = start + cell.index(value)
                         yield at, at + len(value), columns[number]
                     start += len(cell) + 1
@@ -127,7 +127,7 @@ def _read_header(line: str) -> tuple[str, int, dict[int, str]]:
 
 
 CONTEXT_RULES = (
-    _TableRule("PASSWORD", _HEADER, _OF_HEADERS, remember=True, gate=_HEADER),
+    _TableRule("PASSWORD", _HEADER, _OF_HEADERS, gate=_HEADER),
     _rule(
         "PASSWORD",
         r"(?<![A-Za-z0-9])[a-z][a-z0-9+.-]{1,30}://[^\s:/@'\"<>]{0,100}:(?P<x>[^\s/'\"<>]{1,200})@",
@@ -238,7 +238,7 @@ CONTEXT_RULES = (
         "--basic",
         "http -",
         "https -",
-        holds=lambda match: re.match(r"[${]|\d+$|[A-Z]+$", match["x"]) is None,
+        holds=lambda match: re.match(r"[${]|\d+$|PASSW(?:OR)?D$", match["x"]) is None,
     ),
     _rule(
         "PASSWORD",
@@ -370,9 +370,9 @@ CONTEXT_RULES = (
     _rule(
         "SECRET",
         r"\bdefine\(\s?[\"']\w{0,40}(?:KEY|SALT|SECRET|TOKEN|PASSWORD)[\"'],\s{1,20}"
-        r"(?:'(?P<x>[^'\n]{16,200})'|\"[^\"\n]{16,200}\")",
+        r"(?P<q>[\"'])(?P<x>(?:(?!(?P=q))[^\n]){16,200})(?P=q)",
         "define(",
-        holds=lambda match: match["x"] is not None and _has_digit(match) and "your" not in match["x"],
+        holds=lambda match: _has_digit(match) and "your" not in match["x"],
     ),
     _rule("PASSWORD", r"-pass(?:in|out)?\s{1,4}pass:(?P<x>[^\s'\"$<>]{4,100})", "pass:"),
     _rule(

@@ -132,7 +132,7 @@ _NAMELIKE = re.compile(rf"(?:{_WORD}|\d{{1,4}})(?:[ _./:@-]+(?:{_WORD}|\d{{1,4}}
 _ONE_WORD = re.compile(
     rf"[^\W\d_]+\d+[^\W\d_]*|\d{{6,}}|{_WORD}[-_.]\d{{4,}}|[^\W\d_]+[-_.][^\W\d_]{{3,}}\d{{2,}}"
 )
-# pixel-Harbor-copper62, Saturn965
+# pixel-Harbor-copper62, and Saturn965.
 _WORDS_WITH_NUMBER = re.compile(r"[^\W\d_]{2,}(?:-[^\W\d_]{2,})+-?\d{2,}")
 _WORD_WITH_NUMBER = re.compile(r"[A-Z][a-z]{2,}\d{3,}")
 # kR210-tulip-CZP: letters of both sizes, and three digits, in several parts.
