@@ -1,6 +1,6 @@
 """One of several processes of a training (K4): ``accelerate launch … --module …trainer_process DIRECTORY``.
 
-The directory has the job; messages for ``trainer_processes`` go into a file of this process there.
+The directory has the job; messages for ``distributed_launch`` go into a file of this process there.
 """
 
 from __future__ import annotations

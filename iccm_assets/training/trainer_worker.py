@@ -47,8 +47,8 @@ from iccm_assets.settings import get_settings
 from iccm_assets.storage_cache import open_storage_at
 from iccm_assets.training.accelerate_config import require_trainable
 from iccm_assets.training.dataset import Dataset, DatasetStore, read_dataset
+from iccm_assets.training.distributed_launch import train_in_processes
 from iccm_assets.training.run_tracking import describe_start, start_reporter
-from iccm_assets.training.trainer_processes import train_in_processes
 from iccm_assets.training.training_method import choose_method
 from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome, parse_job, to_reply
 from iccm_assets.worker_process import exit_with_parent, open_pipes

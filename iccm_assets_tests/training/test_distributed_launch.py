@@ -21,11 +21,11 @@ from iccm_assets.models.generation import generate, load_model
 from iccm_assets.registry.loss_curve import LossPoint
 from iccm_assets.registry.model_store import ModelStore
 from iccm_assets.settings import Settings
-from iccm_assets.training import trainer_processes
+from iccm_assets.training import distributed_launch
 from iccm_assets.training.accelerate_config import AccelerateConfig
+from iccm_assets.training.distributed_launch import train_in_processes
 from iccm_assets.training.process_group import join_group
 from iccm_assets.training.reproducibility import train_in_subprocess
-from iccm_assets.training.trainer_processes import train_in_processes
 from iccm_assets.training.trainer_worker import train
 from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome
 from iccm_assets_tests.factories import sharded_trainers
@@ -58,7 +58,7 @@ def train_together(
 def family() -> list[psutil.Process]:
     """The launcher and its processes."""
     children = psutil.Process().children(recursive=True)
-    return [child for child in children if trainer_processes.MODULE in child.cmdline()]
+    return [child for child in children if distributed_launch.MODULE in child.cmdline()]
 
 
 def member(number: int) -> psutil.Process:
@@ -152,7 +152,7 @@ def test_a_process_that_hangs_ends_the_training_within_the_limit(
 
     def pass_time() -> None:
         later = SimpleNamespace(monotonic=lambda: time.monotonic() + 901, sleep=time.sleep)
-        monkeypatch.setattr(trainer_processes, "time", later)
+        monkeypatch.setattr(distributed_launch, "time", later)
 
     def stop(point: LossPoint) -> None:
         if point.step == 5:
@@ -216,7 +216,7 @@ def test_a_model_sharded_by_fsdp_takes_the_same_steps_and_is_published_whole(
 ) -> None:
     values = yaml.safe_load((DEPLOY / "accelerate" / "fsdp.yaml").read_text("utf-8"))
     config = AccelerateConfig.model_validate({**values, "num_processes": 2, "mixed_precision": "no"})
-    monkeypatch.setattr(trainer_processes, "MODULE", sharded_trainers.__name__)
+    monkeypatch.setattr(distributed_launch, "MODULE", sharded_trainers.__name__)
     single = train(tiny_job(tmp_path / "one", tiny_llama, threads=1))
     job = two_processes(tmp_path / "two", accelerate=config)
     sharded = train_together(job)
@@ -255,15 +255,15 @@ def summarize(*failures: tuple[int, int]) -> list[str]:
 def test_the_first_failure_is_named_and_not_those_that_follow_from_it(
     log: list[str], replies: list[tuple[int, float]], reason: str
 ) -> None:
-    members = [trainer_processes._Member(number) for number in range(2)]
+    members = [distributed_launch._Member(number) for number in range(2)]
     for number, at in replies:
         members[number].reply = {"error": TrainingError(f"error of {number}").to_dict(), "at": at}
-    error = trainer_processes.explain_failure(log, members, 2)
+    error = distributed_launch.explain_failure(log, members, 2)
     assert isinstance(error, TrainingError) and error.detail == reason
 
 
 def test_a_message_counts_when_its_line_is_complete(tmp_path: Path) -> None:
-    member, path = trainer_processes._Member(0), tmp_path / "0.jsonl"
+    member, path = distributed_launch._Member(0), tmp_path / "0.jsonl"
     assert list(member.read(tmp_path)) == []
     path.write_text('{"pid": 1}\n{"point"')
     assert list(member.read(tmp_path)) == [{"pid": 1}]
