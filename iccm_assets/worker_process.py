@@ -1,13 +1,15 @@
 """Worker processes under Dagster Pipes, which exit with the process that started them.
 
 Otherwise a trainer or evaluator whose run worker was killed would continue for hours, send heartbeats for its
-training run and keep the machine busy, although its result is not used.
+training run and keep the machine busy, although its result is not used. What ``worker_command`` starts
+watches before it imports what it works with, which takes seconds on a busy machine.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import runpy
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -34,9 +36,17 @@ def parent_env() -> dict[str, str]:
     return {PARENT_PID_ENV: str(os.getpid())}
 
 
+def worker_command(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs a module as a worker; its environment needs ``parent_env``."""
+    return [sys.executable, "-m", __name__, module, *arguments]
+
+
 def exit_with_parent(interval_seconds: float = CHECK_INTERVAL_SECONDS) -> None:
-    """Exit this process when its parent has exited; without ``WORKER_STARTED_BY`` do nothing."""
-    pid = os.environ.get(PARENT_PID_ENV, "")
+    """Exit this process when its parent has exited; without ``WORKER_STARTED_BY`` do nothing.
+
+    The variable is removed: a second call does nothing, and the processes started here have another parent.
+    """
+    pid = os.environ.pop(PARENT_PID_ENV, "")
     if not pid:
         return
     parent = int(pid)
@@ -141,3 +151,14 @@ def lowest_priority() -> Iterator[None]:
     finally:
         with suppress(PermissionError):  # few users may raise the priority again
             os.setpriority(os.PRIO_PROCESS, 0, before)
+
+
+def main() -> None:
+    """Watch the parent, then run the module that the arguments name, with the other arguments."""
+    exit_with_parent()
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -17,6 +17,7 @@ from iccm_assets.worker_process import (
     PARENT_PID_ENV,
     lowest_priority,
     parent_env,
+    worker_command,
 )
 from iccm_assets_tests.factories.training_jobs import tiny_job
 
@@ -30,13 +31,14 @@ time.sleep(600)
 """
 
 
-def start_parent_and_worker(*command: str) -> tuple[subprocess.Popen[str], psutil.Process]:
+def start_parent_and_worker(*command: str, path: str = "") -> tuple[subprocess.Popen[str], psutil.Process]:
     """Start a process that starts a worker; return both."""
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT_CODE, *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        env={**os.environ, "PYTHONPATH": path},
     )
     assert parent.stdout is not None
     return parent, psutil.Process(int(parent.stdout.readline()))
@@ -59,6 +61,24 @@ def test_a_trainer_exits_with_its_parent(tmp_path: Path) -> None:
         parent.kill()
         if trainer.is_running():
             trainer.kill()
+
+
+def test_a_worker_whose_parent_dies_during_its_imports_exits(tmp_path: Path) -> None:
+    imported = tmp_path / "imported"
+    source = f"import pathlib, time; pathlib.Path({str(imported)!r}).touch(); time.sleep(600)"
+    (tmp_path / "slow_module.py").write_text(source, encoding="utf-8")
+    parent, worker = start_parent_and_worker(*worker_command("slow_module"), path=str(tmp_path))
+    try:
+        while not imported.exists():
+            time.sleep(0.02)
+            assert worker.is_running()
+        parent.kill()
+        parent.wait()
+        worker.wait(60)
+    finally:
+        parent.kill()
+        if worker.is_running():
+            worker.kill()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ The one place of this choice. Assets name a module and what it needs; the client
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -15,7 +14,7 @@ import dagster as dg
 
 from iccm_assets.defs.pipes_reader import pipes_client
 from iccm_assets.defs.training.training_progress import with_progress
-from iccm_assets.worker_process import parent_env
+from iccm_assets.worker_process import parent_env, worker_command
 
 if TYPE_CHECKING:
     from iccm_assets.defs.resources import PlatformResource
@@ -63,7 +62,7 @@ class LocalWorkers(WorkerClient):
         client = pipes_client()
         worker = (with_progress(client, context) if observe_progress else client).run(
             context=context,
-            command=[sys.executable, "-m", module],
+            command=worker_command(module),
             env=parent_env(),
             extras=dict(extras),
         )

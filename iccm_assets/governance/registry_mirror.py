@@ -31,7 +31,7 @@ from iccm_assets.registry.mlflow_registry import (
 )
 from iccm_assets.reporting.traffic_history import ServedVersion, TrafficEvent, compute_served_versions
 from iccm_assets.settings import AlertSettings, Settings, load_settings
-from iccm_assets.worker_process import exit_with_parent, parent_env
+from iccm_assets.worker_process import exit_with_parent, parent_env, worker_command
 
 PRODUCTION_ALIAS, CANDIDATE_ALIAS = "production", "candidate"
 # MLflow rejects tags above 5,000 characters, older servers above less.
@@ -260,7 +260,7 @@ def run_mirror_process(engine: sa.Engine, settings: Settings) -> MirrorReport:
     Raises ``InputError`` where there is nothing to talk to.
     """
     check_client(settings.mlflow_model)
-    command = [sys.executable, "-m", "iccm_assets.governance.registry_mirror"]
+    command = worker_command("iccm_assets.governance.registry_mirror")
     limit = settings.alerts.time_budget_seconds + _PROCESS_SECONDS
     with subprocess.Popen(
         command,

@@ -18,7 +18,7 @@ from iccm_assets.registry.hub import resolve
 from iccm_assets.registry.manifest import Prompt
 from iccm_assets.registry.model_store import ModelStore, StoredModel
 from iccm_assets.settings import PromptSettings, Settings
-from iccm_assets.worker_process import exit_with_parent, parent_env
+from iccm_assets.worker_process import exit_with_parent, parent_env, worker_command
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def probe_model(directory: Path, settings: Settings) -> ModelAnswer:
     """
     module, limit = "iccm_assets.models.model_probe", settings.evaluation.max_new_tokens
     process = subprocess.run(
-        [sys.executable, "-m", module, str(directory), str(limit), settings.prompt.model_dump_json()],
+        worker_command(module, str(directory), str(limit), settings.prompt.model_dump_json()),
         capture_output=True,
         text=True,
         env={**os.environ, **parent_env()},

@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +32,7 @@ from iccm_assets.storage_cache import StorageCache
 from iccm_assets.training.accelerate_config import AccelerateConfig
 from iccm_assets.training.dataset import DATASET_MANIFEST_FILE, DatasetStore
 from iccm_assets.training.worker_protocol import TrainingJob, TrainingOutcome, parse_reply
-from iccm_assets.worker_process import kill_tree
+from iccm_assets.worker_process import kill_tree, parent_env, worker_command
 
 WORKSPACE_DIRECTORY = ".verify"
 ReproductionOutcome = Literal["reproduced", "differs", "impossible", "imported"]
@@ -221,7 +220,7 @@ def train_in_subprocess(job: TrainingJob, on_line: LineCallback) -> TrainingOutc
     path = Path(job.home) / "job.json"
     path.write_text(job.model_dump_json(indent=1), encoding="utf-8")
     output, last_line, status = run_streaming(
-        [sys.executable, "-m", "iccm_assets.training.trainer_worker", str(path)], on_line
+        worker_command("iccm_assets.training.trainer_worker", str(path)), on_line
     )
     try:
         reply = json.loads(output)
@@ -238,7 +237,12 @@ def run_streaming(command: Sequence[str], on_line: LineCallback) -> tuple[str, s
     last_line = ""
     output: list[str] = []
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env={**os.environ, **parent_env()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as process:
         stdout, stderr = process.stdout, process.stderr
         assert stdout is not None and stderr is not None

@@ -32,8 +32,8 @@ from iccm_assets_tests.chaos.invariants import MAX_ATTEMPTS, load_aftermath, vio
 OUTCOME_SECONDS = 300.0
 # After the outcome: a dead worker's heartbeat runs out, and a tick or two look.
 SETTLE_SECONDS = 60.0
-# A worker looks every second whether the process that started it lives.
-ORPHAN_SECONDS = 5.0
+# A worker looks every second whether the process that started it lives, as soon as its interpreter runs.
+ORPHAN_SECONDS = 10.0
 NOBODY = "nobody"
 
 
