@@ -28,7 +28,7 @@ os.environ["COLUMNS"] = "200"
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 # A busy machine is slow, not wrong: no example has a deadline. `make test-all` searches three times as long.
-hypothesis.settings.register_profile("quick", hypothesis.settings(), deadline=None)
+hypothesis.settings.register_profile("quick", hypothesis.settings(), deadline=None, max_examples=50)
 hypothesis.settings.register_profile("long", hypothesis.settings(), deadline=None, max_examples=300)
 hypothesis.settings.load_profile("quick")
 

@@ -85,7 +85,6 @@ def test_a_worker_whose_parent_dies_during_its_imports_exits(tmp_path: Path) -> 
     "module",
     [
         "iccm_assets.training.trainer_worker",
-        "iccm_assets.evaluation.evaluation_worker",
         "iccm_assets.monitoring.monitoring_worker",
     ],
 )

@@ -21,6 +21,7 @@ from iccm_assets.gateway.model_server_client import (
     MAX_ERROR_BYTES,
     ListedModel,
     classify_rejection,
+    get_ssl_context,
     list_models,
     make_headers,
     open_client,
@@ -265,7 +266,7 @@ async def _hold_session(url: str, timeout: float, limit: int) -> AsyncGenerator[
     proxies = {} if proxy_bypass(parts.hostname or "") else getproxies()
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            limit=limit, keepalive_timeout=IDLE_CONNECTION_SECONDS, ssl=httpx2.create_ssl_context()
+            limit=limit, keepalive_timeout=IDLE_CONNECTION_SECONDS, ssl=get_ssl_context()
         ),
         headers=make_headers(),
         timeout=aiohttp.ClientTimeout(sock_connect=timeout, sock_read=timeout),

@@ -30,6 +30,7 @@ def run(monkeypatch: pytest.MonkeyPatch, settings: Settings, capsys: pytest.Capt
     get_settings.cache_clear()
 
 
+@pytest.mark.slow
 def test_the_base_model_becomes_the_first_version_and_stays_it(run, engine: sa.Engine) -> None:
     status, output = run("deploy", "base", "--json")
     assert status == 0, output

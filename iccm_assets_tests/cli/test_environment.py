@@ -79,6 +79,7 @@ def test_texts_that_lacked_a_package_are_scored_in_the_new_environment(
     assert "tinylib==1.0" in run("environment", "list").stdout
 
 
+@pytest.mark.slow
 def test_a_score_is_used_again_only_where_the_environment_is_the_same(
     run: Run, platform: Settings, engine: sa.Engine, requirements: Path, tmp_path: Path
 ) -> None:

@@ -272,6 +272,7 @@ def lose_whole(rng, evidence, name, count):
     return changed
 
 
+@pytest.mark.slow
 def test_forgetting_has_power_of_090_and_a_false_positive_rate_of_005():
     """Of 80 simulated evaluations with a loss in one slice, in the old slices, and in none."""
     rng = np.random.default_rng(5)

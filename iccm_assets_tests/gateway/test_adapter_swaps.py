@@ -161,6 +161,7 @@ def test_swaps_in_process_lose_and_mix_no_request(models, tmp_path) -> None:
     run_in_process(models, tmp_path, 12)
 
 
+@pytest.mark.slow
 def test_swaps_of_two_replicas_on_a_model_server_lose_and_mix_no_request(models, server, tmp_path) -> None:
     run_on_server(models, server, tmp_path, 12, replicas=2)
 

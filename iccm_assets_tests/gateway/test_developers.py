@@ -116,6 +116,7 @@ def test_sessions_in_the_future_are_dated_now(served, engine):
     assert rows(engine, query, name="sim-early-%")[0][0] == 12
 
 
+@pytest.mark.slow
 def test_requests_to_a_busy_gateway_are_retried_and_none_is_lost(fresh, tmp_path):
     few = {"ICCM_GATEWAY__QUEUE_SIZE": "1", "ICCM_GATEWAY__BATCH_SIZE": "1"}
     with gateway(database_url(fresh), tmp_path, seconds=0.05, **few) as running:

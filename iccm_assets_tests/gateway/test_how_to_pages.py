@@ -38,12 +38,14 @@ def reader(served: RunningGateway, url: str, tmp_path: Path) -> PageReader:
     return PageReader(tmp_path, replacements, variables)
 
 
+@pytest.mark.slow
 def test_openai_clients(reader: PageReader) -> None:
     reader.follow("openai-clients.md", skipped={})
     assert len(reader.outputs) == 3
     assert {output.strip().splitlines()[-1] for output in reader.outputs.values()} == {ANSWER}
 
 
+@pytest.mark.slow
 def test_tokens(reader: PageReader, served: RunningGateway, engine) -> None:
     def get_status(path: str) -> int:
         token = reader.read_variable("ICCM_CLIENT__TOKEN")

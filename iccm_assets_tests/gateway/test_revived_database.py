@@ -50,6 +50,7 @@ def readiness(running) -> str:
     return running.client.get("/readyz").json()["database"]
 
 
+@pytest.mark.slow
 def test_two_running_gateways_bring_a_killed_server_back_once_and_lose_nothing(embedded, tmp_path):
     server, engine = embedded
     with gateway(None, tmp_path) as running, gateway(None, tmp_path) as other:

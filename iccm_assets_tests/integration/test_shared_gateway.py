@@ -16,6 +16,7 @@ from iccm_assets_tests.factories.object_storages import BUCKET, read_tree, s3_se
 from iccm_assets_tests.factories.tiny_models import tiny_t5
 
 
+@pytest.mark.slow
 def test_a_gateway_with_an_empty_home_downloads_production_and_answers_with_it(
     engine: sa.Engine, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

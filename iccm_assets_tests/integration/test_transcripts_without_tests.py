@@ -90,6 +90,7 @@ def serve_minute(world: World, orchestra: Orchestra, canary_text: str) -> str:
     return world.tick().state.state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("canary_text", "end"),
     [(TEXT, "completed"), ("The function `f` shall take an argument.", "rolled_back")],

@@ -20,6 +20,7 @@ from iccm_assets_tests.factories.tiny_models import tiny_llama, tiny_t5
 from iccm_assets_tests.factories.unusual_models import fill_with_nan, t5_without_a_tokenizer
 
 
+@pytest.mark.slow
 def test_a_base_model_without_a_tokenizer_is_not_put_in_production(
     engine: sa.Engine, settings: Settings, tmp_path: Path
 ) -> None:

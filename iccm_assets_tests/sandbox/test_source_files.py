@@ -133,6 +133,7 @@ def test_a_file_of_the_implementation_never_replaces_one_of_the_suite(settings: 
     assert run_suite(forged, suite, settings).test_pass_rate == 0.0
 
 
+@pytest.mark.slow
 def test_a_suite_is_recorded_from_several_files(settings: Settings) -> None:
     recording = record_suite(SHOP, settings)
     assert recording.measurement.status == "usable", recording.measurement

@@ -74,6 +74,7 @@ def test_a_training_with_a_broken_tracker_has_the_same_bits_and_one_warning(
     assert reached.exists()
 
 
+@pytest.mark.slow
 def test_a_server_that_refuses_costs_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, untracked_digest: str
 ) -> None:
@@ -86,6 +87,7 @@ def test_a_server_that_refuses_costs_one_warning(
     assert warning.startswith("mlflow ") and "127.0.0.1:9" in warning
 
 
+@pytest.mark.slow
 def test_missing_packages_and_settings_are_one_warning_each_and_tensorboard_has_the_curve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, untracked_digest: str
 ) -> None:

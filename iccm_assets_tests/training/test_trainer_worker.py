@@ -79,6 +79,7 @@ def test_the_candidate_is_a_verified_loadable_model_with_its_provenance(tmp_path
     assert staging_is_empty(job)
 
 
+@pytest.mark.slow
 def test_two_processes_in_two_homes_give_the_same_digest_bit_for_bit(tmp_path: Path) -> None:
     jobs = [tiny_job(tmp_path / name, run_id=name) for name in ("one", "two")]
     first, second = (train_in_process(job, tmp_path) for job in jobs)
