@@ -126,6 +126,7 @@ def test_after_the_daily_run_nothing_is_planned_again_and_no_check_of_it_is_red(
     assert failed_checks(instance) == {}
 
 
+@pytest.mark.slow
 def test_the_arrivals_of_later_days_do_not_make_earlier_days_stale(
     engine: sa.Engine, daily_platform: PlatformResource, instance: dg.DagsterInstance
 ) -> None:

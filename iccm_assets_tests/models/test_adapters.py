@@ -23,7 +23,7 @@ from iccm_assets.models.shared_weights import count_parameter_bytes, list_shared
 from iccm_assets.registry.manifest import read_manifest
 from iccm_assets.registry.model_store import ModelStore
 from iccm_assets_tests.factories.adapters import publish_adapter, publish_base
-from iccm_assets_tests.factories.architectures import ARCHITECTURES, SOURCES, gpt2, qwen2, t5
+from iccm_assets_tests.factories.architectures import ARCHITECTURES, SOURCES, bart, gpt2, qwen2, t5
 from iccm_assets_tests.factories.tiny_models import tiny_llama
 
 
@@ -37,7 +37,13 @@ def store(tmp_path: Path) -> ModelStore:
     return ModelStore(tmp_path)
 
 
-@pytest.mark.parametrize("make", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "make",
+    [
+        make if make in (qwen2, gpt2, t5, bart) else pytest.param(make, marks=pytest.mark.slow)
+        for make in ARCHITECTURES
+    ],
+)
 def test_an_adapter_answers_as_its_merged_model_alone_in_batches_and_streamed(make, store) -> None:
     base = publish_base(store, make)
     adapter = publish_adapter(store, base, seed=1)
