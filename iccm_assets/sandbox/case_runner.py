@@ -327,7 +327,7 @@ def make_objects(value: Any, module: ModuleType) -> Any:
     kind = type(value)
     if kind is dict:
         if ... in value:
-            name, args, kwargs, attributes = value[...]
+            name, args, kwargs, attributes, *calls = value[...]
             if name == "$function":
                 return _find_function(args[0])
             made = [make_objects(item, module) for item in args]
@@ -335,6 +335,7 @@ def make_objects(value: Any, module: ModuleType) -> Any:
             instance = kind(*made, **make_objects(kwargs, module))
             for attribute in attributes:
                 setattr(instance, attribute, make_objects(attributes[attribute], module))
+            _prepare(instance, calls, module)
             return instance
         return {
             make_objects(key, module) if type(key) is tuple else key: make_objects(item, module)
@@ -369,6 +370,13 @@ def make_shared(written: dict[str, Any], module: ModuleType) -> None:
             attributes = value[...][3]
             for attribute in attributes:
                 setattr(made, attribute, make_objects(attributes[attribute], module))
+            _prepare(made, value[...][4:], module)
+
+
+def _prepare(instance: Any, calls: Any, module: ModuleType) -> None:
+    """Call methods of an object that is made, which fill it before anybody sees it."""
+    for name, args, kwargs in calls[0] if calls else ():
+        lookup(instance, name)(*make_objects(args, module), **make_objects(kwargs, module))
 
 
 def _find_shared(name: str, module: ModuleType) -> Any:

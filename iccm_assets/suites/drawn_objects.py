@@ -30,13 +30,22 @@ HEAD_SHARE = 0.7  # of the first nodes, which are those that all others can be r
 TREE_LINKS = frozenset({"children", "childs"})
 
 ParameterTypes = Callable[[Target], Iterable[tuple[CallParameter, ValueType]]]
+PreparingCalls = Callable[
+    [Target, list[Any]], list[Any]
+]  # that fill an object that was given these arguments
 
 
 class ObjectFactory:
-    """Makes objects of the targets of one source; ``find_types`` says what a constructor is given."""
+    """Makes objects of the targets of one source.
 
-    def __init__(self, rng: Random, values: ValueFactory, find_types: ParameterTypes) -> None:
+    ``find_types`` says what a constructor is given, ``draw_calls`` which calls of its methods fill an object.
+    """
+
+    def __init__(
+        self, rng: Random, values: ValueFactory, find_types: ParameterTypes, draw_calls: PreparingCalls
+    ) -> None:
         self.rng, self.values, self.find_types = rng, values, find_types
+        self.draw_calls = draw_calls
         self.linked: dict[str, Target] = {}
         self.has_circles = self.is_sharing = self.is_drawing = False
         self.shared: dict[str, Any] = {}  # of the plan that is drawn
@@ -227,7 +236,8 @@ class ObjectFactory:
             args += [] if item.is_keyword else [value]
         if target.name != NODE_TYPE:
             links = {link: links[link] for link in links if links[link] is not None}
-        return new_object(target.name, args, {}, attributes | links)
+        calls = [] if links or depth > 1 else self.draw_calls(target, args)
+        return new_object(target.name, args, {}, attributes | links, calls)
 
 
 def _list_in_order(target: Target, name: str, links: dict[str, dict[str, Any]]) -> list[str]:

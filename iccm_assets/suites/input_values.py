@@ -15,6 +15,7 @@ from itertools import pairwise
 from random import Random
 from typing import Any, ClassVar
 
+from iccm_assets.suites.signatures import NODE_TYPE
 from iccm_assets.suites.source_edits import list_nodes
 from iccm_assets.suites.suite_values import FUNCTION, is_reference, new_object
 from iccm_assets.suites.value_types import (
@@ -33,6 +34,7 @@ MAX_CONSTANTS = 200
 MAX_MUTATION_DEPTH = 5
 MAX_COMBINED = 6  # constants of which sums and differences are drawn, too
 MAX_LENGTH = 60
+GRIDS = range(3, 11)  # sizes of square matrices
 SIZES = (0, 1, 2, 3, 3, 4, 5, 6)  # of a list
 MAX_DOCSTRING, MAX_QUOTED = 5000, 12  # characters that are read, and texts that are taken from one
 _QUOTED = re.compile(r"(?<![\w'])'([^'\n]{1,12})'(?![\w'])|(?<![\w\"])\"([^\"\n]{1,12})\"(?![\w\"])")
@@ -40,6 +42,10 @@ MANY_TEXTS = 3  # constants: what is compared with them is often one of them
 WORDS = ("ab", "hello world", "level", "a1b2", "Apple,Bob;cat")
 PARTNERS = {"(": ")", "[": "]", "{": "}", "<": ">", ")": "(", "]": "[", "}": "{", ">": "<"}
 SCALES = ((-3, 20), (-2, 3), (0, 5), (-3, 12), (0, 100))
+MAX_SIZE = 40  # numbers up to it may say how much an object holds
+GRID_SHARE = 0.2  # of the matrices of a source that counts to the size of one
+WHOLE_SHARE = 0.9  # of the dicts that have all keys which the source reads
+SHAPE_SHARE = 0.5  # of pairs of matrices of one shape
 CIRCLE_SHARE = 0.5  # of these dicts
 GRAPH_SHARE = 0.7  # of the dicts with pairs as keys
 EXPRESSION_SHARE = 0.5  # of the lists of values and signs
@@ -91,6 +97,7 @@ class ValueFactory:
         self.is_splitting = bool(own_separators and attributes & {"split", "partition", "rsplit"})
         self.part_counts = [*map(len, _find_split_targets(trees))] or [2, 2, 3, 3, 4]
         self.scale = SCALES[0]
+        self.grids = [size for tree in trees for size in _list_counted(tree)]
 
     def draw_least(self, kind: ValueType) -> Any:
         """Return the least value of a type, such as 0, or a list of nothing; drawn where there is none."""
@@ -123,12 +130,14 @@ class ValueFactory:
         """Let some arguments be parts of others: an element, a key, an index, a part of a text."""
         if len(args) > 1 and (roll := self.rng.random()) < VARIED_SHARE:
             first, other = self.rng.sample(range(len(args)), 2)
+            if _is_matrix(args[first]) and _is_matrix(args[other]) and self.rng.random() < SHAPE_SHARE:
+                args[other] = [[self.mutate(item) for item in row] for row in args[first]]
+                return args
             if type(args[first]) is type(args[other]):
                 is_equal = roll < 0.08 or is_reference(args[first])
                 args[other] = copy.deepcopy(args[first]) if is_equal else self._edit(args[first])
                 return args
-        containers = [value for value in args if isinstance(value, list | tuple | dict | str) and value]
-        owners = [value for value in containers if not is_reference(value)]
+        owners = list(itertools.chain.from_iterable(map(_list_contents, args)))
         if not owners or len(args) < 2 or self.rng.random() < 0.5:
             return args
         related = self._make_equally_long(args) if self.rng.random() < 0.5 else list(args)
@@ -138,6 +147,22 @@ class ValueFactory:
                 options = self._list_parts(self.rng.choice(others), type(value))
                 related[index] = self.rng.choice(options) if options else value
         return related
+
+    def choose_parts(self, args: list[Any], given: Sequence[Any]) -> list[Any]:
+        """Let some arguments be parts of what their object was ``given``, or be below a number of these."""
+        owners = list(itertools.chain.from_iterable(map(_list_contents, given)))
+        sizes = [value for value in given if type(value) is int and 1 < value <= MAX_SIZE]
+        if not (owners or sizes) or self.rng.random() < 0.4:
+            return args
+        chosen = list(args)
+        for index, value in enumerate(args):
+            if type(value) not in (int, str) or self.rng.random() < 0.3:
+                continue
+            options = self._list_parts(self.rng.choice(owners), type(value)) if owners else []
+            if sizes and type(value) is int:
+                options.append(self.rng.randrange(self.rng.choice(sizes)))
+            chosen[index] = self.rng.choice(options) if options else value
+        return chosen
 
     def _edit(self, value: Any) -> Any:
         """Return a text or list that has most parts of another one, in its order: some twice, some not."""
@@ -267,6 +292,8 @@ class ValueFactory:
     def _draw_square(self, kind: ValueType, depth: int) -> list[list[Any]]:
         rows = self.rng.choice((1, 2, 2, 3, 3))
         columns = rows if self.rng.random() < 0.6 else self.rng.randint(1, 4)
+        if self.grids and self.rng.random() < GRID_SHARE:
+            rows = columns = self.rng.choice(self.grids)
         return [[self.draw(kind.parts[0], depth + 2) for _ in range(columns)] for _ in range(rows)]
 
     def _draw_list(self, kind: ValueType, depth: int) -> list[Any]:
@@ -281,7 +308,9 @@ class ValueFactory:
             return self.draw_weights(str(key.parts[0].values[0])) or {}
         if key.kind == "tuple" and key.parts[0] == key.parts[-1] and self.rng.random() < GRAPH_SHARE:
             return self._draw_edges(key, value, depth)
-        if value.kind in ("list", "set", "dict") and value.parts[0] == key and self.rng.random() < 0.7:
+        inner = value.parts[0] if value.kind in ("list", "set", "dict") else None
+        inner = inner.parts[0] if inner and inner.kind == "tuple" else inner
+        if inner == key and self.rng.random() < 0.7:
             return self._draw_graph(key, value, depth)
         keys = [item for item in self._draw_items(ValueType("list", (key,)), depth) if _is_hashable(item)]
         return {item: self.draw(value, depth + 1) for item in keys}
@@ -308,7 +337,10 @@ class ValueFactory:
         graph: dict[Any, Any] = {}
         for node in nodes:
             others = self.rng.sample(nodes, self.rng.randint(0, min(3, len(nodes))))
-            if value.kind == "dict":
+            if value.kind == "list" and value.parts[0].kind == "tuple":
+                rest = value.parts[0].parts[1:]
+                graph[node] = [(other, *(self.draw(part, depth + 2) for part in rest)) for other in others]
+            elif value.kind == "dict":
                 graph[node] = {other: self.draw(value.parts[1], depth + 1) for other in others}
             else:
                 graph[node] = set(others) if value.kind == "set" else others
@@ -325,6 +357,17 @@ class ValueFactory:
     def _draw_object(self, kind: ValueType, depth: int) -> Any:
         make = self.objects.get(str(kind.values[0]))
         return make(depth) if make and depth <= MAX_DEPTH else None
+
+    def _draw_record(self, kind: ValueType, depth: int) -> Any:
+        parts = zip(kind.values, kind.parts, strict=True)
+        return new_object(NODE_TYPE, [], {}, {name: self.draw(part, depth + 1) for name, part in parts})
+
+    def _draw_fields(self, kind: ValueType, depth: int) -> dict[Any, Any]:
+        parts = zip(kind.values, kind.parts, strict=True)
+        is_whole = self.rng.random() < WHOLE_SHARE
+        return {
+            name: self.draw(part, depth + 1) for name, part in parts if is_whole or self.rng.random() < 0.8
+        }
 
     def _draw_complex(self, kind: ValueType, depth: int) -> complex:
         return complex(self._draw_float(FLOAT, depth), self._draw_float(FLOAT, depth))
@@ -353,6 +396,8 @@ class ValueFactory:
         "union": lambda self, kind, depth: self.draw(self.rng.choice(kind.parts), depth),
         "literal": lambda self, kind, depth: self.rng.choice(kind.values or (None,)),
         "object": _draw_object,
+        "record": _draw_record,
+        "fields": _draw_fields,
     }
 
     # ---- neighbours ------------------------------------------------------------------------------
@@ -402,16 +447,31 @@ class ValueFactory:
 
     def _change_dict(self, value: dict[Any, Any], depth: int) -> dict[Any, Any]:
         if ... in value:
-            name, args, kwargs, attributes = value[...]
+            name, args, kwargs, attributes, *calls = value[...]
             if name == FUNCTION:
                 same = [names for names in FUNCTIONS.values() if args[0] in names]
                 return new_object(FUNCTION, [self.rng.choice(same[0])])
             changed = {key: self.mutate(attributes[key], depth + 1) for key in attributes}
-            return {...: (name, [self.mutate(item, depth + 1) for item in args], kwargs, changed)}
+            filled = [self._change_calls(own, depth + 1) for own in calls]
+            return {...: (name, [self.mutate(item, depth + 1) for item in args], kwargs, changed, *filled)}
         items = {key: self.mutate(item, depth + 1) for key, item in value.items()}
         if items and self.rng.random() < 0.2:
             items.pop(self.rng.choice(list(items)))
         return items
+
+    def _change_calls(self, calls: list[Any], depth: int) -> list[Any]:
+        """Change the calls that fill an object: what they are given, their order, or how many they are."""
+        changed = [
+            (name, [self.mutate(item, depth) for item in args], kwargs) for name, args, kwargs in calls
+        ]
+        roll, place = self.rng.random(), self.rng.randrange(len(changed))
+        if roll < 0.2 and len(changed) > 1:
+            changed.pop(place)
+        elif roll < 0.4 and len(changed) < MAX_LENGTH:
+            changed.insert(place, changed[self.rng.randrange(len(changed))])
+        elif roll < 0.5:
+            self.rng.shuffle(changed)
+        return changed
 
     def _change_set(self, value: Any, depth: int) -> Any:
         return type(value)(self._change_list(sorted(value, key=repr), depth))
@@ -431,6 +491,28 @@ class ValueFactory:
         set: _change_set,
         frozenset: _change_set,
     }
+
+
+def _list_counted(tree: ast.AST) -> Iterator[int]:
+    """List the constants that the source counts to, as far as they may be the size of a matrix."""
+    sizes = (
+        node.args[0].value
+        for node in list_nodes(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "range" and len(node.args) == 1
+        if isinstance(node.args[0], ast.Constant)
+    )
+    yield from dict.fromkeys(size for size in sizes if type(size) is int and size in GRIDS)
+
+
+def _is_matrix(value: Any) -> bool:
+    return type(value) is list and bool(value) and all(type(row) is list for row in value)
+
+
+def _list_contents(value: Any) -> list[Any]:
+    """List what other arguments may be parts of: a container, or those that an object is given."""
+    parts = value[...][3].values() if isinstance(value, dict) and ... in value else [value]
+    containers = [part for part in parts if isinstance(part, list | tuple | dict | str) and part]
+    return [part for part in containers if not is_reference(part)]
 
 
 def _is_expression(element: ValueType) -> bool:

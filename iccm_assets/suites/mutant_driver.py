@@ -38,15 +38,17 @@ MAX_PIECES = 16  # of 64 KiB, that one look reads
 VARIANTS_PER_PROCESS = 24  # a process costs more than the inputs of a small source
 MAX_RESTARTS = 8  # of the source, after inputs that it does not answer
 SOURCE_SECONDS, MIN_SECONDS = 5.0, 0.1  # CPU time of the source, and of a variant of a quick source
-SOURCE_WALL_SECONDS, MIN_WALL_SECONDS = 10.0, 2.0  # generous: other processes may keep the machine busy
-POOL_SECONDS, POOL_WALL_SECONDS = (
-    0.1,
-    5.0,
-)  # of the source, until an input counts as one that it never answers
+SOURCE_IDLE_SECONDS, MIN_IDLE_SECONDS = 10.0, 2.0  # in which they use none
+POOL_SECONDS, POOL_IDLE_SECONDS = 0.1, 5.0  # until an input counts as one that the source never answers
 SLOWER = 5.0  # how many times as long as the source a variant may take
 MIN_IMPORT_SECONDS = 0.25  # CPU time of the source, before the plans that are limited each
 MIN_PLAN_SECONDS = 0.01  # CPU time of one plan of a variant, most of which answer in a hundredth of it
-WALL_FACTOR = 2.0  # of the CPU time of all variants: other processes may keep the machine busy
+IDLE_FACTOR = 2.0  # of the CPU time of all variants, in which they may use none
+WALL_FACTOR = 15.0  # the same for the time that passes: other processes may keep the machine busy
+LOOK_SECONDS = 0.02  # of idle time at most between two looks: this process waits for the processor, too
+TURN_SECONDS = 1.0  # in which any process gets a processor
+PROGRESS_SECONDS = 1e-5  # CPU time that says that a process is not idle
+CPU_CLOCK = 2  # with the inverted process id before it, the clock of what a process has used
 DATA_BYTES = 448 << 20
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "<": _operator.lt, "<=": _operator.le, ">": _operator.gt, ">=": _operator.ge,
@@ -65,7 +67,8 @@ class Measurement:
         self.audit_hooks: Any = None
         self.violations_fd = 0  # of the judge's own audit hook, where it watches the process of the variants
         self.hits: set[int] = set()
-        self.cpu_seconds, self.wall_seconds = SOURCE_SECONDS, SOURCE_WALL_SECONDS  # of one process
+        self.cpu_seconds, self.idle_seconds = SOURCE_SECONDS, SOURCE_IDLE_SECONDS  # of one process
+        self.idle = 0.0  # of all processes so far
         self.each = False  # whether the CPU time is that of each plan
         self.longest = self.plan_seconds = 0.0  # of the source's plans; of one plan of a variant
         self.cpu_started = 0.0  # when the variant of this process began
@@ -77,17 +80,17 @@ class Measurement:
             self.pytest_runner = load_module("pytest_runner", request["pytest_runner"])
             self.pytest_runner.preload()
             os.environ["PYTEST_ADDOPTS"] = "-x"  # the first failure decides
-        self.started = time.monotonic()
+        self.idle_before = 0.0
         gc.freeze()
 
     def limit_variants(self, cpu_before: float = 0.0) -> None:
-        """From now on, limit processes by what the source has used since ``started`` and ``cpu_before``."""
+        """From now on, limit processes by what the source has used since ``idle_before``, ``cpu_before``."""
         self.each = False
         if self.request["files"] is None:
             self.plan_seconds = max(MIN_PLAN_SECONDS, SLOWER * self.longest)
         used = children_seconds() - cpu_before
         self.cpu_seconds = min(SOURCE_SECONDS, max(MIN_SECONDS, SLOWER * used))
-        self.wall_seconds = MIN_WALL_SECONDS + SLOWER * (time.monotonic() - self.started)
+        self.idle_seconds = MIN_IDLE_SECONDS + SLOWER * (self.idle - self.idle_before)
 
     def watch(self, is_watched: bool) -> None:
         """Let the judge's audit hook report what the variants do outside, as in a case of their own."""
@@ -95,8 +98,13 @@ class Measurement:
         self.violations_fd = self.request["violations_fd"] if is_watched else 0
 
     def is_over(self) -> bool:
-        """Whether the time of all variants is used up."""
-        return time.monotonic() > self.deadline or children_seconds() > float(self.request["seconds"])
+        """Whether the time of all variants is used up: CPU time, or time in which they use none.
+
+        The time that passes says nothing on a busy machine; its limit is for what only seems to do something.
+        """
+        seconds = float(self.request["seconds"])
+        is_used = children_seconds() > seconds or self.idle > IDLE_FACTOR * seconds
+        return is_used or time.monotonic() > self.deadline
 
     def write_variant(self, edits: list[tuple[int, int, str]]) -> str:
         """Return the source with these byte ranges replaced."""
@@ -158,14 +166,16 @@ class Measurement:
 
     def read_answers(self, pid: int, read_end: int, variants: int, plans: int) -> Iterator[bytes | None]:
         """Yield the frames of a process, at most one per plan of each variant; then end it."""
-        seconds = min(variants * self.wall_seconds, self.deadline - time.monotonic())
-        frames = read_frames(read_end, max(MIN_WALL_SECONDS, seconds))
+        idle = min(variants * self.idle_seconds, IDLE_FACTOR * self.request["seconds"] - self.idle)
+        watch = IdleWatch(pid, max(MIN_IDLE_SECONDS, idle), max(self.deadline, time.monotonic() + 2.0))
+        frames = read_frames(read_end, watch)
         try:
             for _, frame in zip(range(variants * plans), frames, strict=False):
                 if frame is not None and not self.plan_seconds:
                     self.longest = max(self.longest, read_seconds(frame))
                 yield frame
         finally:
+            self.idle += watch.idle
             os.close(read_end)
             for kill, target in ((os.killpg, pid), (os.kill, pid)):
                 try:  # noqa: SIM105 (contextlib would double what this process imports)
@@ -361,10 +371,42 @@ def children_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def read_frames(descriptor: int, seconds: float) -> Iterator[bytes | None]:
+class IdleWatch:
+    """Adds up the time in which a process uses no processor, and says when that is enough.
+
+    Without /proc, which the sandbox does not have, a wait for the processor looks like any other. But it ends
+    when the turn of the process comes, so that only what lasts longer counts.
+    """
+
+    def __init__(self, pid: int, seconds: float, deadline: float) -> None:
+        self.pid, self.seconds, self.deadline = pid, seconds, deadline
+        self.idle = self.stretch = self.cpu = 0.0
+        self.looked = time.monotonic()
+
+    def is_over(self) -> bool:
+        """Look at the process now, and say whether it is idle for too long, or the last deadline over."""
+        now, cpu = time.monotonic(), process_seconds(self.pid)
+        interval, self.looked = min(now - self.looked, LOOK_SECONDS), now
+        if cpu - self.cpu > PROGRESS_SECONDS:
+            self.cpu, self.stretch = cpu, 0.0
+        else:
+            self.stretch += interval
+            self.idle += interval if self.stretch > TURN_SECONDS else 0.0
+        return max(self.idle, self.stretch) > self.seconds or now > self.deadline
+
+
+def process_seconds(pid: int) -> float:
+    """Return the CPU time that a process has used, 0 where it has ended."""
+    try:
+        return time.clock_gettime(~pid << 3 | CPU_CLOCK)
+    except OSError:
+        return 0.0
+
+
+def read_frames(descriptor: int, watch: IdleWatch) -> Iterator[bytes | None]:
     """Yield frames; None, and nothing more, at the end of the pipe or after a frame that is too large.
 
-    So, too, where all together take longer than ``seconds``.
+    So, too, where the ``watch`` over its writer says that it is over.
 
     Waits for the end of the writer, and looks now and then: a wait for each frame would cost more than what
     is answered.
@@ -373,12 +415,8 @@ def read_frames(descriptor: int, seconds: float) -> Iterator[bytes | None]:
     poll = select.poll()
     poll.register(descriptor, 0)
     buffer, position, wait, is_open = bytearray(), 0, 1, True
-    deadline = time.monotonic() + seconds
-    while is_open and len(buffer) - position <= 2 * MAX_ANSWER:
-        remaining = deadline - time.monotonic()
-        if remaining <= 0:
-            break
-        poll.poll(min(wait, remaining * 1000))
+    while is_open and len(buffer) - position <= 2 * MAX_ANSWER and not watch.is_over():
+        poll.poll(wait)
         wait = min(MAX_WAIT, 2 * wait)
         del buffer[:position]
         is_open, position = read_available(descriptor, buffer), 0
@@ -521,14 +559,14 @@ def run_pool(packed: bytes) -> str:
     measurement = Measurement(request)
     agreement = load_module("answer_agreement", request["answer_agreement"])
     source = measurement.write_variant(request["variants"][0])
-    measurement.cpu_seconds, measurement.wall_seconds = POOL_SECONDS, POOL_WALL_SECONDS
+    measurement.cpu_seconds, measurement.idle_seconds = POOL_SECONDS, POOL_IDLE_SECONDS
     measurement.each = True
     first = answer_all(measurement, source, request["plans"])
     raised = frozenset(request["raised"])
     chosen = [number for number, answer in enumerate(first) if agreement.is_specified(answer, raised)]
     plans = [request["plans"][number] for number in chosen]
     # What the inputs without an answer used is no measure for the others.
-    cpu_before, measurement.started = children_seconds(), time.monotonic()
+    cpu_before, measurement.idle_before = children_seconds(), measurement.idle
     again = answer_all(measurement, source, plans)
     same = [place for place, number in enumerate(chosen) if agreement.is_same(first[number], again[place])]
     plans, expected = [plans[place] for place in same], [again[place] for place in same]
@@ -605,6 +643,7 @@ def answer_each(
     A variant answers, or with ``seed`` the source in a new interpreter.
     """
     frames: list[bytes | None] = []
+    measurement.idle_seconds = MIN_IDLE_SECONDS
     for _ in range(measurement.request["max_restarts"]):
         rest = plans[len(frames) :]
         if seed is None:

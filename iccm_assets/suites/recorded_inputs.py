@@ -11,7 +11,7 @@ import ast
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from iccm_assets.suites.drawn_objects import ObjectFactory
@@ -23,6 +23,7 @@ from iccm_assets.suites.signatures import (
     CallParameter,
     CallSignature,
     Target,
+    find_filling_methods,
     find_node_type,
 )
 from iccm_assets.suites.source_edits import SourceText, list_nodes
@@ -38,22 +39,31 @@ from iccm_assets.suites.type_guesses import (
     LINKED_NAMES,
     MAX_LIKELY_TYPES,
     MAX_TRIALS,
+    MIN_ACCEPTED,
+    OF_SETS,
     Types,
+    add_texts,
     choose_types,
     compares_identity,
     find_called,
+    find_called_attributes,
     find_checked,
     find_compared,
+    find_compared_texts,
     find_elements,
+    find_fields,
+    find_keyed,
+    find_of_sets,
     find_pair_keyed,
     find_used_methods,
     find_used_of_elements,
     guess_by_name,
     guess_objects,
+    guess_record,
     guess_type,
     uses_pairs,
 )
-from iccm_assets.suites.value_types import INT, NONE, ValueType, is_open, list_functions
+from iccm_assets.suites.value_types import INT, NONE, TEXT, ValueType, is_open, list_functions
 
 Plan = tuple[Any, ...]
 Site = tuple[str, str]  # a function or class, and a method or ''
@@ -62,6 +72,11 @@ DRAWS_WITHOUT_ANY = 60  # while no input was accepted
 MAX_COMBINATIONS = 60  # of types, for one site
 ROUND_SIZE, ROUNDS = 225, 3
 MAX_STEPS, MAX_PREPARATION = 7, 4
+_SHOWN = frozenset({"record", "fields", "object", "dict", "list", "callable"})
+ALL_GIVEN_SHARE = 0.3  # of calls, which give all that is optional
+FILLED_SHARE, MAX_FILLING = 0.75, 6  # of the objects that can be, and calls of one
+KEY_SHARE = 0.6  # of the arguments that the source looks up in others
+MAX_MADE = 9  # combinations of types that a constructor accepts, which methods are tried with
 MAX_CLASSES = 3  # whose objects are tried where no type is known
 
 
@@ -69,7 +84,8 @@ MAX_CLASSES = 3  # whose objects are tried where no type is known
 class Proposal:
     """A plan, the site that it tries, the types it was drawn with; ``rank`` is 0 for what people wrote.
 
-    ``size`` is the length of its text, once it is proposed.
+    ``size`` is the length of its text, once it is proposed. Of a method, ``made`` are the types that the
+    constructor was given, where several are tried.
     """
 
     plan: Plan
@@ -77,6 +93,7 @@ class Proposal:
     types: Types | None = None
     rank: int = 1
     size: int = 0
+    made: Types | None = None
 
 
 @dataclass
@@ -101,7 +118,9 @@ class InputSearch:
         self.targets = {target.name: target for target in targets}
         self.rng = QuickRandom(hashlib.sha256(seed.encode() + source.data).hexdigest())
         self.values = ValueFactory(self.rng, [source.tree])
-        self.objects = ObjectFactory(self.rng, self.values, self._find_types)
+        self.objects = ObjectFactory(self.rng, self.values, self._find_types, self._draw_filling)
+        self.filling = {name: find_filling_methods(target) for name, target in self.targets.items()}
+        self.is_filling = False  # objects in the arguments of calls that fill one are not filled themselves
         self.tells_objects_apart = self.objects.has_circles = compares_identity(source.tree)
         self.used = find_used_methods(source.tree)
         self.used_of_elements = find_used_of_elements(source.tree)
@@ -109,6 +128,10 @@ class InputSearch:
         self.compared = find_compared(source.tree)
         self.checked, self.suggested = find_checked(source.tree)
         self.elements = find_elements(source.tree)
+        self.compared_texts = find_compared_texts(source.tree)
+        self.keyed, self.of_sets = find_keyed(source.tree), find_of_sets(source.tree)
+        self.fields = find_fields(source.tree)
+        self.called_attributes = find_called_attributes(source.tree)
         self.uses_pairs = uses_pairs(source.tree)
         self.pair_keyed = find_pair_keyed(source.tree)
         # Then also other types than the likely ones are meant.
@@ -140,6 +163,28 @@ class InputSearch:
         types = site.types[0] if site.types else tuple(item.type for item in site.parameters)
         return zip(site.parameters, types, strict=True)
 
+    def _draw_filling(self, target: Target, given: list[Any]) -> list[Any]:
+        """Draw calls of methods that change an object and return nothing, as far as these are known."""
+        if target.name not in self.targets or self.is_filling or self.rng.random() > FILLED_SHARE:
+            return []
+        filling = self.filling[target.name]
+        methods = [
+            site
+            for site in self.sites
+            if site[0] == target.name and site[1] in filling and self._is_known(site)
+        ]
+        if not methods:
+            return []
+        self.is_filling = True
+        calls: list[Any] = []
+        chosen = [self.rng.choice(methods) for _ in range(self.rng.randint(1, 2))]
+        for _ in range(self.rng.randint(1, MAX_FILLING)):
+            site = self.rng.choice(chosen)
+            args, kwargs = self._draw_arguments(site)
+            calls.append((site[1], self.values.choose_parts(args, given), kwargs))
+        self.is_filling = False
+        return calls
+
     def _may_share(self, site: Site) -> bool:
         """Whether two arguments, or nodes of one, may be the same object: where the source can tell."""
         if not self.objects.linked:
@@ -170,7 +215,7 @@ class InputSearch:
             for place, types in enumerate(self._list_types(site)):
                 self.sites[site].trials.setdefault(types, [])
                 for number in range(DRAWS_PER_TRIAL if place else DRAWS_OF_LIKELIEST):
-                    own.append(Proposal(self._draw_plan(site, types, is_least=number == 0), site, types))
+                    own.append(self._draw_proposal(site, types, is_least=number == 0))
             proposals += own[:share]
         return self._keep_new(proposals)
 
@@ -183,11 +228,13 @@ class InputSearch:
             count = DRAWS_AGAIN if knowledge.types else DRAWS_WITHOUT_ANY
             for types in knowledge.types or list(knowledge.trials)[:MAX_LIKELY_TYPES]:
                 knowledge.tried_again.add(types)
-                proposals += [Proposal(self._draw_plan(site, types), site, types) for _ in range(count)]
+                proposals += [self._draw_proposal(site, types) for _ in range(count)]
         return self._keep_new(proposals)
 
     def is_usable(self, proposal: Proposal) -> bool:
         """Whether an input has types that are kept."""
+        if proposal.made is not None and proposal.made not in self.sites[proposal.site[0], ""].types:
+            return False
         return proposal.types is None or proposal.types in self.sites[proposal.site].types
 
     def propose_more(self) -> list[Proposal]:
@@ -209,7 +256,13 @@ class InputSearch:
                 # Which side of a comparison is larger says nothing about types.
                 reached = None if branches is None else frozenset(n for n in branches if n < FIRST_COMPARISON)
                 self.sites[proposal.site].trials.setdefault(proposal.types, []).append(reached)
-        for site in dict.fromkeys(proposal.site for proposal in proposals if proposal.types is not None):
+            if proposal.made is not None and branches is not None:
+                # A constructor may take anything: what its objects can do then says what is meant.
+                self.sites[proposal.site[0], ""].tried_again.add(proposal.made)
+                self.sites[proposal.site[0], ""].trials[proposal.made].append(reached)
+        sites = [proposal.site for proposal in proposals if proposal.types is not None]
+        sites += [(proposal.site[0], "") for proposal in proposals if proposal.made is not None]
+        for site in dict.fromkeys(sites):
             knowledge = self.sites[site]
             knowledge.types = choose_types(knowledge.trials, knowledge.tried_again)
         for proposal, branches in zip(proposals, accepted, strict=True):
@@ -256,16 +309,36 @@ class InputSearch:
             return ("new", name, args, kwargs, steps)
         return ("call", name, args, kwargs)
 
-    def _draw_plan(self, site: Site, types: Types, is_least: bool = False) -> Plan:
+    def _draw_proposal(self, site: Site, types: Types, is_least: bool = False) -> Proposal:
+        made = self._choose_made(site[0]) if site[1] else None
+        return Proposal(self._draw_plan(site, types, made, is_least), site, types, made=made)
+
+    def _choose_made(self, name: str) -> Types | None:
+        """Choose the types that a constructor is given, of those it accepts; None where it has no choice."""
+        trials = self.sites[name, ""].trials
+        accepted = [
+            types
+            for types, results in trials.items()
+            if results and results.count(None) <= MIN_ACCEPTED * len(results)
+        ]
+        if len(accepted) < 2:
+            return None
+        likely = self.sites[name, ""].types[:1] or accepted
+        chosen: Types = self.rng.choice(likely if self.rng.random() < 0.4 else accepted[:MAX_MADE])
+        return chosen
+
+    def _draw_plan(self, site: Site, types: Types, made: Types | None = None, is_least: bool = False) -> Plan:
         self.objects.begin_plan(self._may_share(site))
         args, kwargs = self._draw_arguments(site, types, is_least)
         if not site[1]:
             return self.objects.finish_plan(self._make_plan(site[0], args, kwargs, []))
+        made_args, made_kwargs = self._draw_arguments((site[0], ""), made)
         steps: list[Any] = []
         known = [other for other in self.sites if other[0] == site[0] and other[1] and self._is_known(other)]
         if known and self.rng.random() < 0.6:  # what fails on a new object may not on one that is filled
-            steps = self._draw_steps(self.targets[site[0]], known)[:MAX_PREPARATION]
-        plan = ("new", site[0], *self._draw_arguments((site[0], "")), [*steps, (site[1], args, kwargs)])
+            steps = self._draw_steps(self.targets[site[0]], known, made_args)[:MAX_PREPARATION]
+        args = args if is_least else self.values.choose_parts(args, made_args)
+        plan = ("new", site[0], made_args, made_kwargs, [*steps, (site[1], args, kwargs)])
         return self.objects.finish_plan(plan)
 
     def _draw_arguments(
@@ -288,9 +361,10 @@ class InputSearch:
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
         self.values.choose_scale()
-        is_complete, draw = True, self.values.draw_least if is_least else self.values.draw
+        is_complete, gives_all = True, self.rng.random() < ALL_GIVEN_SHARE
+        draw = self.values.draw_least if is_least else self.values.draw
         for parameter, kind in zip(knowledge.parameters, types, strict=True):
-            is_given = parameter.is_required or self.rng.random() < 0.5
+            is_given = parameter.is_required or gives_all or self.rng.random() < 0.5
             if parameter.is_keyword:
                 if is_given:
                     kwargs[parameter.name] = draw(kind)
@@ -300,7 +374,19 @@ class InputSearch:
                 is_complete = False  # what follows by position is left out, too
         if knowledge.rest is not None and is_complete:
             args += [self.values.draw(knowledge.rest) for _ in range(self.rng.randint(0, 3))]
-        return args if is_least else self.values.relate(args), kwargs
+        if is_least:
+            return args, kwargs
+        return self._look_up(knowledge.parameters, self.values.relate(args)), kwargs
+
+    def _look_up(self, parameters: Sequence[CallParameter], args: list[Any]) -> list[Any]:
+        """Let what the source looks up in another argument mostly be one of its keys."""
+        places = {item.name: place for place, item in enumerate(parameters[: len(args)])}
+        for name, place in places.items():
+            owner = args[places[self.keyed[name]]] if self.keyed.get(name) in places else None
+            if isinstance(owner, dict) and ... not in owner and self.rng.random() < KEY_SHARE:
+                keys = [key for key in owner if type(key) is type(args[place])]
+                args[place] = self.rng.choice(keys) if keys else args[place]
+        return args
 
     def _propose(self, target: Target, methods: list[Site], corpus: list[Plan]) -> Proposal:
         site = (target.name, "")
@@ -309,11 +395,11 @@ class InputSearch:
             return Proposal(self.objects.finish_plan(changed), site)
         self.objects.begin_plan(self._may_share(site))
         args, kwargs = self._draw_arguments(site)
-        plan = self._make_plan(target.name, args, kwargs, self._draw_steps(target, methods))
+        plan = self._make_plan(target.name, args, kwargs, self._draw_steps(target, methods, args))
         return Proposal(self.objects.finish_plan(plan), site)
 
-    def _draw_steps(self, target: Target, methods: list[Site]) -> list[Any]:
-        """Draw calls of methods and, between them, reads of properties."""
+    def _draw_steps(self, target: Target, methods: list[Site], given: Sequence[Any]) -> list[Any]:
+        """Draw calls of methods and, between them, reads of properties, of an object ``given`` this."""
         steps: list[Any] = []
         if not methods and not target.properties:
             return steps
@@ -327,6 +413,7 @@ class InputSearch:
                 repeated = [self.rng.choice(methods)] * self.rng.choice((1, 1, 1, 2, 4))
             method = repeated.pop()
             args, kwargs = self._draw_arguments(method)
+            args = self.values.choose_parts(args, given)
             # What a call does often depends on what an earlier one was given.
             for index, value in enumerate(args):
                 same = [other for other in used if type(other) is type(value)]
@@ -347,7 +434,7 @@ class InputSearch:
             for name, own, named in plan[4]
         ]
         if self.rng.random() < 0.6:
-            steps += self._draw_steps(target, methods)[:3]
+            steps += self._draw_steps(target, methods, args)[:3]
         return ("new", plan[1], args, kwargs, steps[: 2 * MAX_STEPS])
 
     def _keep_new(self, proposals: list[Proposal]) -> list[Proposal]:
@@ -359,8 +446,7 @@ class InputSearch:
                 canonical = repr(canonical_plan(proposal.plan))
             if canonical not in self.proposed:
                 self.proposed.add(canonical)
-                types, rank = proposal.types, proposal.rank
-                kept.append(Proposal(proposal.plan, proposal.site, types, rank, len(written)))
+                kept.append(replace(proposal, size=len(written)))
         return kept
 
     # ---- types -----------------------------------------------------------------------------------
@@ -384,7 +470,12 @@ class InputSearch:
             tuple(kinds[min(int(self.rng.expovariate(0.6)), len(kinds) - 1)] for kinds in options)
             for _ in range(MAX_COMBINATIONS)
         ]
-        return list(dict.fromkeys([first, *same, *drawn]))[:MAX_COMBINATIONS]
+        # What the use of a parameter says goes with the others being numbers, or texts.
+        shown = [
+            tuple(kinds[0] if len(kinds) == 1 or kinds[0].kind in _SHOWN else kind for kinds in options)
+            for kind in (INT, TEXT)
+        ]
+        return list(dict.fromkeys([first, *shown, *same, *drawn]))[:MAX_COMBINATIONS]
 
     def _list_options(self, site: Site, index: int) -> list[ValueType]:
         parameters = self.sites[site].parameters
@@ -393,7 +484,7 @@ class InputSearch:
             known_count = parameter.type.values or (self.called.get(parameter.name),)
             return list_functions(known_count[0])
         if not is_open(parameter.type):
-            return [parameter.type]
+            return self._specialize(parameter)
         written = [guess_type(args[index]) for args, _ in self.sites[site].calls if index < len(args)]
         name = parameter.name.lower().rstrip("0123456789_") or parameter.name
         named = guess_by_name(name)
@@ -415,11 +506,14 @@ class InputSearch:
                     *linked,
                     *guess_objects(parameter.name, classes),
                     *self._list_used_objects(parameter.name),
+                    *self._list_records(parameter.name),
                     *([*self._list_edge_types(), BY_PAIR] if parameter.name in self.pair_keyed else ()),
                     *self.elements.get(parameter.name, ()),
                     *(list_functions(self.called[parameter.name]) if parameter.name in self.called else ()),
                     *self.compared.get(parameter.name, ()),
                     *self.checked.get(parameter.name, ()),
+                    *self._list_by_elements(parameter.name),
+                    *(OF_SETS if parameter.name in self.of_sets else ()),
                     *by_method,
                     *named,
                     *self.suggested.get(parameter.name, ()),
@@ -431,6 +525,17 @@ class InputSearch:
             )
         )
 
+    def _specialize(self, parameter: CallParameter) -> list[ValueType]:
+        """List what a hint may stand for: `list` says nothing of the elements, `dict` nothing of the keys."""
+        kind = add_texts(parameter.type, self.compared_texts.get(parameter.name, ()))
+        fields, of_elements = (known.get(parameter.name) for known in self.fields)
+        record = guess_record(self.used_of_elements.get(parameter.name, ()), self.called_attributes)
+        if kind.kind == "dict" and kind.parts[0] == TEXT and fields:
+            return [fields, kind]
+        if kind.kind == "list" and kind.parts[0].kind in ("int", "any", "dict") and (of_elements or record):
+            return [ValueType("list", (item,)) for item in (of_elements, record) if item] + [kind]
+        return [kind]
+
     def _list_used_objects(self, name: str) -> list[ValueType]:
         """List the classes, and lists of their objects, that have all that the source uses of a name."""
         kinds: list[ValueType] = []
@@ -441,6 +546,19 @@ class InputSearch:
                 [ValueType("list", (kind,))] if self._has_all(target, self.used_of_elements, name) else []
             )
         return kinds[:MAX_CLASSES]
+
+    def _list_records(self, name: str) -> list[ValueType]:
+        """List the types of objects without a class that have what is read of a name, or of its elements."""
+        record = guess_record(self.used.get(name, ()), self.called_attributes)
+        element = guess_record(self.used_of_elements.get(name, ()), self.called_attributes)
+        fields, of_elements = (known.get(name) for known in self.fields)
+        kinds = [kind for kind in (record, fields) if kind]
+        return kinds + [ValueType("list", (kind,)) for kind in (element, of_elements) if kind]
+
+    def _list_by_elements(self, name: str) -> list[ValueType]:
+        """List the types of lists of whose elements the source calls such methods."""
+        methods = sorted(self.used_of_elements.get(name, ()))
+        return [ValueType("list", (kind,)) for method in methods for kind in BY_METHOD.get(method, ())]
 
     def _has_all(self, target: Target, uses: dict[str, set[str]], name: str) -> bool:
         """Whether objects of a class have all that is used of a name, which is something."""

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from iccm_assets.suites.source_edits import FunctionNode, list_nodes
-from iccm_assets.suites.value_types import ValueType, parse_annotation
+from iccm_assets.suites.value_types import ANY, ValueType, parse_annotation
 
 MAX_ANCESTORS, MAX_METHODS = 20, 60  # of one class
+MAX_KEYS = 12  # of further keyword arguments
 _DATA_BASES = frozenset({"NamedTuple"})
 _ENUM_BASES = frozenset({"Enum", "IntEnum", "StrEnum", "Flag", "IntFlag"})
 _EXCEPTION_SUFFIXES = ("Error", "Exception", "Warning")
@@ -93,15 +94,34 @@ def _read_signature(node: FunctionNode, classes: frozenset[str], skipped: int = 
         for item, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
     ]
     rest = arguments.vararg
-    return CallSignature(
-        tuple(
-            CallParameter(
-                item.arg, _choose_type(item.annotation, default, classes), is_keyword, default is None
-            )
-            for item, default, is_keyword in pairs
-        ),
-        parse_annotation(rest.annotation, classes) if rest else None,
-    )
+    parameters = [
+        CallParameter(item.arg, _choose_type(item.annotation, default, classes), is_keyword, default is None)
+        for item, default, is_keyword in pairs
+    ]
+    known = {item.name for item in parameters}
+    keys = [name for name in _list_keys(node) if name not in known]
+    parameters += [CallParameter(name, ANY, is_keyword=True, is_required=False) for name in keys]
+    return CallSignature(tuple(parameters), parse_annotation(rest.annotation, classes) if rest else None)
+
+
+def _list_keys(node: FunctionNode) -> list[str]:
+    """List the names that a function looks up in its further keyword arguments."""
+    if node.args.kwarg is None:
+        return []
+    owner, keys = node.args.kwarg.arg, dict[str, None]()
+    for part in ast.walk(node):
+        key: ast.AST | None = None
+        if isinstance(part, ast.Subscript) and getattr(part.value, "id", "") == owner:
+            key = part.slice
+        elif isinstance(part, ast.Compare) and getattr(part.comparators[0], "id", "") == owner:
+            key = part.left
+        elif isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.args:
+            is_look_up = part.func.attr in ("get", "pop", "setdefault")
+            key = part.args[0] if is_look_up and getattr(part.func.value, "id", "") == owner else None
+        name = getattr(key, "value", None)
+        if isinstance(name, str) and name.isidentifier() and not name.startswith("__"):
+            keys[name] = None
+    return list(keys)[:MAX_KEYS]
 
 
 def _choose_type(annotation: ast.expr | None, default: ast.expr | None, classes: frozenset[str]) -> ValueType:
@@ -189,6 +209,24 @@ def is_opposite(field: str, other: str) -> bool:
     """Whether two attributes lead along the same edges in opposite directions."""
     pair = {field.partition("_")[0], other.partition("_")[0]}
     return any(pair == set(words) for words in _OPPOSITES)
+
+
+def find_filling_methods(target: Target) -> frozenset[str]:
+    """Find the methods of a class that return nothing, and so are called for what they change."""
+    functions: dict[str, FunctionNode] = {}
+    for owner in reversed(target.nodes):
+        functions |= {
+            part.name: part for part in getattr(owner, "body", []) if isinstance(part, FunctionNode)
+        }
+    return frozenset(
+        name
+        for name, node in functions.items()
+        if name in target.methods
+        and not any(
+            isinstance(part, ast.Yield | ast.YieldFrom) or (isinstance(part, ast.Return) and part.value)
+            for part in ast.walk(node)
+        )
+    )
 
 
 class _AttributeUses:

@@ -61,6 +61,7 @@ MAX_LOST, MAX_SLOW_PLANS, SLOW_PLAN_SECONDS = 0.5, 30, 0.5  # where most inputs 
 MAX_REPAIRED = 120  # sequences of calls of one round
 MAX_ROUNDS = 12  # of inputs that reach something new
 SPREAD = 0x9E3779B1  # mixes numbers that follow each other
+FEW_LOST = 4  # inputs without an answer
 FEW_NEW = 60  # inputs of a round that none before had
 ENOUGH_INPUTS = 150  # with an answer, where they reach all branches
 FURTHER_ROUNDS = 3  # of inputs, while a mutant is not refused
@@ -138,6 +139,7 @@ class _Recorder:
         self.raised = frozenset(find_raised(source.tree))
         self.known: dict[int, tuple[Proposal, SourceAnswer]] = {}
         self.is_slow = self.contains_itself = False
+        self.lost = 0  # inputs without an answer
         self.inputs: set[str] = set()  # of the candidates
         self.spans = list_branch_spans(source)
         self.branches = self._count_all_branches()
@@ -218,6 +220,9 @@ class _Recorder:
             return
         # The short ones first: a long one may take all the time.
         proposals = sorted(proposals, key=lambda proposal: proposal.size)
+        if self.lost > FEW_LOST:  # those that are alike may all take too long
+            order = sorted(range(len(proposals)), key=lambda index: index * SPREAD % (1 << 32))
+            proposals = [proposals[index] for index in order]
         observations = self._explore(runner, probes, proposals)
         if self.is_slow:
             proposals = proposals[: len(observations)]
@@ -267,6 +272,7 @@ class _Recorder:
         if not self.is_slow:
             observations = runner.explore(probes, plans)
             lost = sum(item.answer is None for item in observations)
+            self.lost += lost
             if self.known or lost <= MAX_LOST * len(plans):
                 return observations
             self.is_slow = True

@@ -5,8 +5,8 @@ A value has three forms:
 - **written**, in a suite: JSON, plus ``{"$tuple": […]}``, ``{"$set": […]}``, ``{"$frozenset": […]}``,
   ``{"$dict": [[k, v]…]}``, ``{"$bytes": "base64"}``, ``{"$float": "nan"}``, ``{"$complex": [0, 1]}`` and
   ``{"$function": "operator.add"}``; among arguments
-  ``{"$new": ["Point", [1, 2]]}``, an object of the implementation's own class, and ``{"$ref": "a"}``, a
-  value that the case names in ``shared``; as expectations
+  ``{"$new": ["Point", [1, 2]]}``, an object of the implementation's own class, perhaps filled by calls of
+  its methods, and ``{"$ref": "a"}``, a value that the case names in ``shared``; as expectations
   ``{"$object": ["Point", {"x": 1}]}`` (a dataclass by its fields), ``{"$enum": ["Color", "RED"]}``,
   ``{"$iterator": […]}``, and ``{"$stream": […]}``, the first items of one that does not end soon;
 - a **Python value**, what the implementation is called with;
@@ -132,12 +132,14 @@ def new_object(
     args: list[Any],
     kwargs: dict[str, Any] | None = None,
     attributes: dict[str, Any] | None = None,
+    calls: list[Any] | None = None,
 ) -> dict[Any, Any]:
     """Return what stands for an object of the implementation's class ``name`` among the arguments of a call.
 
-    ``attributes`` are set afterwards. Its key is a value that nothing written can be.
+    ``attributes`` are set afterwards, then come ``calls`` of its methods, as (name, arguments, keyword
+    arguments). Its key is a value that nothing written can be.
     """
-    return {...: (name, args, kwargs or {}, attributes or {})}
+    return {...: (name, args, kwargs or {}, attributes or {}, *([calls] if calls else []))}
 
 
 def refer_to(name: str) -> tuple[Any, ...]:
@@ -179,17 +181,34 @@ def _list_encoded_references(node: Any) -> Iterator[str]:
 
 
 def _decode_new(content: Any, depth: int) -> dict[Any, Any]:
-    problem = "$new takes [class name, arguments, keyword arguments, attributes]"
-    if not isinstance(content, list) or not 1 <= len(content) <= 4 or not _is_class_name(content[0]):
+    problem = "$new takes [class name, arguments, keyword arguments, attributes, calls]"
+    if not isinstance(content, list) or not 1 <= len(content) <= 5 or not _is_class_name(content[0]):
         raise InvalidValueError(problem)
     args: Any = content[1] if len(content) > 1 else []
-    named: list[Any] = [*content[2:], {}, {}][:2]
+    named: list[Any] = [*content[2:4], {}, {}][:2]
     if not isinstance(args, list) or not all(isinstance(part, dict) for part in named):
         raise InvalidValueError(problem)
     if not all(_is_class_name(name) for part in named for name in part):
         raise InvalidValueError("$new: a name must be an identifier without leading double underscores")
     decoded = [{name: decode(part[name], depth + 1) for name in part} for part in named]
-    return new_object(content[0], [decode(item, depth + 1) for item in args], *decoded)
+    calls = _decode_calls(content[4], depth + 1) if len(content) > 4 else []
+    kwargs, attributes = decoded
+    return new_object(content[0], [decode(item, depth + 1) for item in args], kwargs, attributes, calls)
+
+
+def _decode_calls(content: Any, depth: int) -> list[Any]:
+    """Decode the calls of methods that fill an object: [name, arguments, keyword arguments] each."""
+    calls = []
+    for call in content if isinstance(content, list) else [None]:
+        parts: list[Any] = call if isinstance(call, list) and 1 <= len(call) <= 3 else [None]
+        name, args = parts[0], parts[1] if len(parts) > 1 else []
+        kwargs = parts[2] if len(parts) > 2 else {}
+        is_call = isinstance(args, list) and isinstance(kwargs, dict)
+        if not is_call or not all(map(_is_class_name, [name, *kwargs])):
+            raise InvalidValueError("$new: calls are [[method, arguments, keyword arguments], …]")
+        named = {key: decode(kwargs[key], depth + 1) for key in kwargs}
+        calls.append((name, [decode(item, depth + 1) for item in args], named))
+    return calls
 
 
 def _decode_object_value(content: Any, depth: int) -> Described:
@@ -332,7 +351,8 @@ def write_argument(value: Any) -> Any:
         name, args, *named = value[...]
         if name == FUNCTION:
             return {FUNCTION: args[0]}
-        written = [{key: write_argument(part[key]) for key in part} for part in named]
+        written: list[Any] = [{key: write_argument(part[key]) for key in part} for part in named[:2]]
+        written += [[_write_call(*call) for call in calls] for calls in named[2:]]
         while written and not written[-1]:
             written.pop()
         return {"$new": [name, [write_argument(item) for item in args], *written]}
@@ -341,6 +361,11 @@ def write_argument(value: Any) -> Any:
     if isinstance(value, tuple) and not is_reference(value):
         return {"$tuple": [write_argument(item) for item in value]}
     return write_encoded(encode(value))
+
+
+def _write_call(name: str, args: list[Any], kwargs: dict[str, Any]) -> list[Any]:
+    named = [{key: write_argument(kwargs[key]) for key in kwargs}] if kwargs else []
+    return [name, [write_argument(item) for item in args], *named]
 
 
 _WRITTEN_SCALARS: dict[str, Callable[[Any], Any]] = {

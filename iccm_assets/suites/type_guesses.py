@@ -28,6 +28,10 @@ _DICT, _SET = ValueType("dict", (TEXT, INT)), ValueType("set", (INT,))
 _GRAPH = ValueType("dict", (TEXT, _TEXTS))
 _GRAPHS = (_GRAPH, ValueType("dict", (INT, _LIST)), ValueType("dict", (TEXT, ValueType("set", (TEXT,)))))
 _WEIGHTS = ValueType("dict", (TEXT, _DICT))
+_WEIGHTED = tuple(
+    ValueType("dict", (kind, ValueType("list", (ValueType("tuple", (kind, INT)),)))) for kind in (TEXT, INT)
+)
+OF_SETS = tuple(ValueType("dict", (kind, ValueType("set", (kind,)))) for kind in (INT, TEXT))
 BY_PAIR = ValueType("dict", (ValueType("tuple", (INT, INT)), INT))
 COMMON_TYPES: Types = (
     *(INT, TEXT, _LIST, FLOAT, _TEXTS, _MATRIX, _DICT, BOOL, _FLOATS, _PAIRS),
@@ -49,7 +53,7 @@ BY_NAME: tuple[tuple[frozenset[str], Types], ...] = tuple(
         ("words strings names strs lines tokens", (_TEXTS, TEXT)),
         ("matrix grid board mat m image rows table", (_MATRIX,)),
         ("d dictionary dict mapping counts freq", (_DICT,)),
-        ("graph adj adjacency tree network neighbors", (*_GRAPHS, _WEIGHTS, _MATRIX, _DICT)),
+        ("graph adj adjacency tree network neighbors", (*_GRAPHS, _WEIGHTS, *_WEIGHTED, _MATRIX, _DICT)),
         ("points intervals pairs edges tuples", (_PAIRS, _MATRIX)),
         ("edge pair", (BY_PAIR,)),
         ("n k i j x y num number count size length limit index base start end step low high", (INT,)),
@@ -63,6 +67,9 @@ LINKED_NAMES = frozenset(
 END_NAMES = frozenset(
     ("source", "target", "sink", "s", "t", "u", "v", "start", "end", "goal", "origin", "node", "vertex")
 )
+MAX_PARTS = 4  # of an element that is taken apart
+MAX_COMPARED, MAX_FIELDS = 12, 6  # texts of one name, and attributes of an object without a class
+_NUMBER_ATTRIBUTES = frozenset({"real", "imag", "numerator", "denominator"})
 MAX_ATTRIBUTES = 40  # of one object that has several names
 _CHECKED = {"list": _LIST, "str": TEXT, "int": INT, "float": FLOAT, "dict": _DICT, "set": _SET, "bool": BOOL}
 _CALLERS = {"map": 0, "filter": 1, "reduce": 2, "takewhile": 1, "dropwhile": 1, "starmap": 2, "cmp_to_key": 2}
@@ -150,6 +157,127 @@ def find_elements(tree: ast.AST) -> dict[str, list[ValueType]]:
     }
 
 
+def find_compared_texts(tree: ast.AST) -> dict[str, tuple[str, ...]]:
+    """Find the texts that a source compares names with, also those of which a name may be one."""
+    texts: dict[str, dict[str, None]] = {}
+    for node in list_nodes(tree):
+        if not isinstance(node, ast.Compare) or not isinstance(node.left, ast.Name):
+            continue
+        if isinstance(node.ops[0], ast.Eq | ast.NotEq | ast.In | ast.NotIn):
+            other = node.comparators[0]
+            parts = other.elts if isinstance(other, ast.Tuple | ast.List | ast.Set) else [other]
+            is_part = isinstance(node.ops[0], ast.In | ast.NotIn) and parts == [other]
+            own = texts.setdefault(node.left.id, {})
+            own |= {
+                part.value: None
+                for part in parts
+                if isinstance(part, ast.Constant) and isinstance(part.value, str) and not is_part
+            }
+    return {name: tuple(own)[:MAX_COMPARED] for name, own in texts.items() if own}
+
+
+def add_texts(kind: ValueType, texts: tuple[str, ...]) -> ValueType:
+    """Return a type whose texts are often one of these; any other type as it is."""
+    parts = kind.parts if kind.kind == "union" else (kind,)
+    return ValueType("union", (*parts, ValueType("literal", values=texts))) if TEXT in parts else kind
+
+
+def find_keyed(tree: ast.AST) -> dict[str, str]:
+    """Find the names that the source looks up in others, as in ``graph[start]`` or ``start in graph``."""
+    keyed: dict[str, str] = {}
+    for node in list_nodes(tree):
+        key: ast.AST | None = None
+        owner: ast.AST | None = None
+        if isinstance(node, ast.Subscript):
+            key, owner = node.slice, node.value
+        elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
+            key, owner = node.left, node.comparators[0]
+        if isinstance(key, ast.Name) and isinstance(owner, ast.Name):
+            keyed.setdefault(key.id, owner.id)
+    return keyed
+
+
+def find_of_sets(tree: ast.AST) -> set[str]:
+    """Find the names whose items are sets, as ``graph[node] - visited`` says where ``visited`` is one."""
+    sets = {
+        target.id
+        for node in list_nodes(tree)
+        if isinstance(node, ast.Assign)
+        for target, value in _list_assignments(node)
+        if isinstance(target, ast.Name) and _is_set(value)
+    }
+    owners = set[str]()
+    for node in list_nodes(tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub | ast.BitAnd | ast.BitOr):
+            sides = (node.left, node.right)
+            if any(getattr(side, "id", "") in sets for side in sides):
+                items = [side.value for side in sides if isinstance(side, ast.Subscript)]
+                owners.update(item.id for item in items if isinstance(item, ast.Name))
+    return owners
+
+
+def _list_assignments(node: ast.Assign) -> Iterator[tuple[ast.expr, ast.expr]]:
+    for target in node.targets:
+        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+            yield from zip(target.elts, node.value.elts, strict=False)
+        else:
+            yield target, node.value
+
+
+def _is_set(node: ast.expr) -> bool:
+    is_made = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "set"
+    return is_made or isinstance(node, ast.Set | ast.SetComp)
+
+
+def find_fields(tree: ast.AST) -> tuple[dict[str, ValueType], dict[str, ValueType]]:
+    """Find the dicts that names hold, and their elements, by the keys in ``order["price"]``."""
+    own: dict[str, dict[str, None]] = {}
+    of_elements: dict[str, dict[str, None]] = {}
+    for node in list_nodes(tree):
+        owner: ast.AST | None = None
+        key: ast.AST | None = None
+        if isinstance(node, ast.Subscript):
+            owner, key = node.value, node.slice
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
+            owner, key = (node.func.value, node.args[0]) if node.func.attr == "get" else (None, None)
+        name = getattr(key, "value", None)
+        if isinstance(name, str) and isinstance(owner, ast.Name):
+            own.setdefault(owner.id, {})[name] = None
+        elif isinstance(name, str) and isinstance(owner, ast.Subscript):
+            of_elements.setdefault(getattr(owner.value, "id", ""), {})[name] = None
+    for element, owner_name in _list_loops(tree):
+        if element in own:
+            of_elements.setdefault(owner_name, {}).update(own[element])
+    return (
+        {name: _guess_fields(keys) for name, keys in own.items() if len(keys) <= MAX_FIELDS},
+        {name: _guess_fields(keys) for name, keys in of_elements.items() if len(keys) <= MAX_FIELDS},
+    )
+
+
+def _guess_fields(keys: Iterable[str]) -> ValueType:
+    names = tuple(keys)
+    return ValueType("fields", tuple((*guess_by_name(name), INT)[0] for name in names), names)
+
+
+def guess_record(used: Collection[str], called: Collection[str]) -> ValueType | None:
+    """Guess a type of objects without a class that have all attributes that are used; None if there are none.
+
+    What has methods, or links to others, is no such object.
+    """
+    if not used or len(used) > MAX_FIELDS or any(name in called or name.startswith("_") for name in used):
+        return None
+    if set(used) & (LINKS | _NUMBER_ATTRIBUTES):
+        return None
+    names = tuple(sorted(used))
+    return ValueType("record", tuple((*guess_by_name(name), INT)[0] for name in names), names)
+
+
+def find_called_attributes(tree: ast.AST) -> frozenset[str]:
+    """Find the names of the methods that the source calls."""
+    calls = (node.func for node in list_nodes(tree) if isinstance(node, ast.Call))
+    return frozenset(node.attr for node in calls if isinstance(node, ast.Attribute))
+
+
 def find_pair_keyed(tree: ast.AST) -> set[str]:
     """Find the names of dicts whose keys are pairs: ``w[u, v]``, ``for (u, v), x in w.items()``."""
     names = set()
@@ -234,22 +362,36 @@ def find_checked(tree: ast.AST) -> tuple[dict[str, list[ValueType]], dict[str, l
                 used.setdefault(inner.value.id, []).insert(0, _MATRIX)
             elif isinstance(inner, ast.Name):
                 used.setdefault(inner.id, []).append(_LIST)
-    for name in _list_unpacked(tree):
-        used.setdefault(name, []).insert(0, _PAIRS)
+    for name, count in _list_unpacked(tree):
+        used.setdefault(name, []).insert(0, ValueType("list", (ValueType("tuple", (INT,) * count),)))
     return checked, used
 
 
-def _list_unpacked(tree: ast.AST) -> Iterator[str]:
-    """List the names of whose elements the source takes two parts, as in ``weight, value = items[i]``."""
+def _list_unpacked(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """List the names of whose elements the source takes parts, as in ``weight, value = items[i]``.
+
+    Each with how many parts these are; also those that have another name where they are sorted.
+    """
+    names: dict[str, str] = {}
     for node in list_nodes(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and node.value.args:
+            function, argument = getattr(node.value.func, "id", ""), node.value.args[0]
+            if function in ("sorted", "list", "reversed") and isinstance(argument, ast.Name):
+                names |= {part.id: argument.id for part in node.targets if isinstance(part, ast.Name)}
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript):
             target, owner = node.targets[0], node.value.value
         elif isinstance(node, ast.For | ast.comprehension):
             target, owner = node.target, node.iter
         else:
             continue
-        if isinstance(target, ast.Tuple) and len(target.elts) == 2 and isinstance(owner, ast.Name):
-            yield owner.id
+        if isinstance(owner, ast.Call) and getattr(owner.func, "id", "") == "sorted" and owner.args:
+            owner = owner.args[0]
+        if (
+            isinstance(target, ast.Tuple)
+            and 2 <= len(target.elts) <= MAX_PARTS
+            and isinstance(owner, ast.Name)
+        ):
+            yield names.get(owner.id, owner.id), len(target.elts)
 
 
 def find_called(tree: ast.AST) -> dict[str, int]:

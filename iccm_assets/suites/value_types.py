@@ -11,7 +11,11 @@ MAX_DEPTH = 3  # of a drawn value
 
 @dataclass(frozen=True)
 class ValueType:
-    """A type of values; ``parts`` are those of elements, ``values`` those of a literal, or a class's name."""
+    """A type of values; ``parts`` are those of elements, ``values`` those of a literal, or a class's name.
+
+    Of a ``record``, an object without a class, ``values`` are the names of its attributes; of ``fields``, a
+    dict that always has the same ones, its keys.
+    """
 
     kind: str
     parts: tuple[ValueType, ...] = ()

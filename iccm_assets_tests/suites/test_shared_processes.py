@@ -1,5 +1,8 @@
 """Variants of a source that share a process: one that ends it takes nothing from the others."""
 
+import itertools
+import os
+
 import pytest
 
 from iccm_assets.settings import load_settings
@@ -108,3 +111,77 @@ def test_each_input_begins_in_an_empty_folder(written: str) -> None:
     with open_runner(source) as runner:
         answers = runner.explore([], [("call", "work", [number], {}) for number in range(3)])
     assert {answer.answer for answer in answers} == {'["v",["l",[]]]'}
+
+
+class Clocks:
+    """Clocks that go on with each look at them: that of the world, and the CPU time of another process."""
+
+    CLOCK_MONOTONIC = 1
+
+    def __init__(self, passing: float, used: float) -> None:
+        self.passing, self.used = passing, used
+        self.now = self.cpu = 0.0
+        self.looks = 0
+
+    def monotonic(self) -> float:
+        self.looks += 1
+        self.now += self.passing
+        return self.now
+
+    def clock_gettime(self, clock: int) -> float:
+        self.cpu += self.used
+        return self.cpu
+
+
+def read_late(clocks: Clocks, looks: int, seconds: float, deadline: float) -> list[bytes | None]:
+    """Read from a process that writes a frame once it was looked at so many times."""
+    read_end, write_end = os.pipe()
+    watch = mutant_driver.IdleWatch(1, seconds, deadline)
+    is_over = watch.is_over
+
+    def look() -> bool:
+        if clocks.looks == looks:
+            os.write(write_end, (2).to_bytes(4, "big") + b"ok")
+        return is_over()
+
+    watch.is_over = look  # type: ignore[method-assign]
+    try:
+        frames = mutant_driver.read_frames(read_end, watch)
+        return list(itertools.islice(frames, 1))
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+
+
+@pytest.mark.parametrize(
+    ("passing", "used", "deadline", "frames"),
+    [
+        (30.0, 0.001, 1e6, [b"ok"]),  # a busy machine: what takes ten minutes uses 20 ms of them
+        (30.0, 0.0, 1e6, [b"ok"]),  # this process had no turn, either
+        (0.5, 0.0, 1e6, [b"ok"]),
+        (0.02, 0.001, 1e6, [b"ok"]),
+        (30.0, 0.001, 100.0, [None]),  # the last resort
+    ],
+)
+def test_who_waits_for_a_processor_has_the_time_it_needs(
+    monkeypatch: pytest.MonkeyPatch, passing: float, used: float, deadline: float, frames: list[bytes | None]
+) -> None:
+    clocks = Clocks(passing, used)
+    monkeypatch.setattr(mutant_driver, "time", clocks)
+    assert read_late(clocks, 20, seconds=2.0, deadline=deadline) == frames
+
+
+def test_who_waits_for_nothing_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = Clocks(passing=0.02, used=0.0)
+    monkeypatch.setattr(mutant_driver, "time", clocks)
+    assert read_late(clocks, 10_000, seconds=2.0, deadline=1e6) == [None]
+    assert 100 < clocks.looks < 120
+
+
+def test_a_source_that_waits_is_left_out_of_what_it_answers_before() -> None:
+    source = "import select\n\ndef wait(n):\n    return select.select([], [], []) if n > 2 else n\n"
+    with open_runner(source) as runner:
+        answers = [
+            item.answer for item in runner.explore([], [("call", "wait", [n], {}) for n in (0, 1, 2, 3)])
+        ]
+    assert [bool(answer) for answer in answers] == [True, True, True, False]

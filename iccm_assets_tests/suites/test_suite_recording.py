@@ -536,6 +536,104 @@ def test_the_pool_reads_attributes_and_makes_objects_of_the_same_class() -> None
 
 
 NEEDS = {
+    "what methods do with what the constructor was given": """
+        class Pair:
+            def __init__(self, first=None, second=None):
+                self.first, self.second = first, second
+
+            def add(self):
+                if len(self.first) != len(self.second) or len(self.first[0]) != len(self.second[0]):
+                    raise ValueError("other shapes")
+                return [
+                    [x + y for x, y in zip(*rows, strict=True)]
+                    for rows in zip(self.first, self.second, strict=True)
+                ]
+
+            def turn(self):
+                return [[row[place] for row in self.first] for place in range(len(self.first[0]))]
+        """,
+    "weights of neighbors, and a node of the object's own graph": """
+        class Routes:
+            def __init__(self, graph):
+                self.graph = graph
+                self.known = list(graph.keys())
+
+            def lengths(self, start):
+                if start not in self.known:
+                    raise ValueError("unknown")
+                found, pending = {start: 0}, [start]
+                while pending:
+                    node = pending.pop(0)
+                    for other, length in self.graph.get(node, []):
+                        if other not in found or found[node] + abs(length) < found[other]:
+                            found[other] = found[node] + abs(length)
+                            pending.append(other)
+                return found
+        """,
+    "a graph whose neighbors are sets": """
+        def visit(graph, first_node):
+            if first_node not in graph or not graph[first_node]:
+                return None
+            visited, pending = set(), [first_node]
+            while pending:
+                node = pending.pop(0)
+                if node not in visited:
+                    visited.add(node)
+                    pending.extend(sorted(graph[node] - visited))
+            return visited
+        """,
+    "objects that only have attributes": """
+        def overlap(spans: list) -> bool:
+            spans = sorted(spans, key=lambda item: item.start)
+            for place in range(1, len(spans)):
+                if spans[place].start < spans[place - 1].end:
+                    return True
+            return False
+        """,
+    "keyword arguments that are looked up": """
+        class Box:
+            def __init__(self, *args, **kwargs):
+                if len(args) == 2:
+                    self.width, self.height = args
+                else:
+                    self.width, self.height = kwargs["width"], kwargs.get("height", 1)
+
+            def area(self, **options):
+                if "scale" in options:
+                    return self.width * self.height * options["scale"] ** 2
+                return self.width * self.height
+        """,
+    "dicts with the keys that are read": """
+        def cheapest(orders):
+            best = None
+            for order in orders:
+                total = order["price"] * order["amount"]
+                if order["amount"] > 0 and (best is None or total < best):
+                    best = total
+            return best
+        """,
+    "texts of which the methods are called": """
+        def find_others(term, _list):
+            return [entry for entry in _list if entry.lower() != term and set(entry.lower()) == set(term)]
+        """,
+    "an object that calls of its methods fill": """
+        class Net:
+            def __init__(self, size):
+                self.size, self.after = size, {node: [] for node in range(size)}
+
+            def connect(self, node, other):
+                self.after[node].append(other)
+
+        def reached(net: Net):
+            if net.size < 2:
+                return []
+            known = [0]
+            for node in known:
+                for other in net.after[node]:
+                    if other not in known and other < net.size:
+                        known.append(other)
+            return known[1:]
+        """,
     "a filled object": """
         class Queue:
             def __init__(self):

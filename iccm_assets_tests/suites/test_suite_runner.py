@@ -149,6 +149,9 @@ class Node:
     def __init__(self, name, edges=None):
         self.name, self.edges = name, edges or []
 
+    def link(self, other):
+        self.edges.append(other)
+
 class Copy(Node):
     pass
 
@@ -172,6 +175,9 @@ def copied(nodes):
 def cut(node):
     node.edges.clear()
 
+def linked(node):
+    return [node.name, *(other.name for other in node.edges)]
+
 def same(left, right):
     left.append(1)
     return left is right
@@ -189,6 +195,7 @@ CIRCLE = {
     "c": {"$new": ["Node", ["c"]]},
 }
 A, B, C = ({"$ref": name} for name in "abc")
+LINKED = {"$new": ["Node", ["a"], {}, {}, [["link", [{"$new": ["Node", ["b"]]}]]]]}
 
 
 def describe_circle(**edges):
@@ -203,6 +210,9 @@ def describe_circle(**edges):
         ({"call": "meets", "args": [A, B], "expect": True}, "passed"),
         ({"call": "meets", "args": [A, C], "expect": False}, "passed"),
         ({"call": "meets", "args": [A, {"$new": ["Node", ["b"]]}], "expect": False}, "passed"),
+        ({"call": "linked", "args": [LINKED], "expect": ["a", "b"]}, "passed"),
+        ({"call": "linked", "args": [{"$new": ["Node", ["a"]]}], "expect": ["a"]}, "passed"),
+        ({"shared": {"a": LINKED}, "call": "linked", "args": [A], "expect": ["a", "b"]}, "passed"),
         ({"call": "last", "args": [[A, B]], "expect": B}, "passed"),
         ({"call": "last", "args": [[A, B]], "expect": A}, "failed"),
         ({"call": "copied", "args": [[A, B]], "expect": B}, "failed"),

@@ -159,6 +159,12 @@ def test_encodings_for_values_json_cannot_express(written, value):
         ({"$tuple": "ab"}, "takes a list"),
         (float("nan"), "write"),
         ({"$set": list(range(20_000))}, "more than 10000"),
+        ({"$new": ["Graph", [], {}, {}, "add"]}, "calls are"),
+        ({"$new": ["Graph", [], {}, {}, [[]]]}, "calls are"),
+        ({"$new": ["Graph", [], {}, {}, [["__init__", []]]]}, "calls are"),
+        ({"$new": ["Graph", [], {}, {}, [["add", 1]]]}, "calls are"),
+        ({"$new": ["Graph", [], {}, {}, [["add", [], {"__x": 1}]]]}, "calls are"),
+        ({"$new": ["Graph", [], {}, {}, [["add", [{"$set": [[1]]}]]]]}, "unhashable"),
     ],
 )
 def test_what_cannot_be_decoded_is_explained(written, complaint):
