@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from iccm_assets.capture.redaction.keyword_secrets import is_secret
+from iccm_assets.capture.redaction.keyword_secrets import is_secret, is_strong
 from iccm_assets.capture.redaction.rules import OnMatch, RedactionRule, Span
 from iccm_assets.capture.redaction.token_secrets import is_keyboard_mash
 
@@ -124,6 +124,175 @@ def _read_header(line: str) -> tuple[str, int, dict[int, str]]:
             kinds = {number: _COLUMNS[cell] for number, cell in enumerate(cells) if cell in _COLUMNS}
             return separator, len(cells), kinds
     return "", 0, {}
+
+
+# What a call expects as its password: the callees, by the number of arguments before it.
+_POSITIONAL = {
+    0: "setKeyStorePassword setTrustStorePassword setPassword setUserPassword setpassword requirepass",
+    1: "X509Certificate2 WiFi.begin WiFi.softAP wlan.connect wifi.connect sta.connect login Login simple_bind simple_bind_s"
+    " bind bind_s HTTPBasicAuth HTTPDigestAuth httpbasicauth HTTPProxyAuth BasicAuth SetBasicAuth setBasicAuth basicAuth"
+    " basic_auth withBasicAuth setHttpAuth Credentials.basic auth.basic auth.Basic AuthTokens.basic UserPassword"
+    " NetworkCredential NetworkCredentials UsernamePasswordCredentials UsernamePasswordCredential PasswordCredential"
+    " UsernamePasswordAuthenticationToken PasswordAuthentication PasswordAuthenticator PlainTextAuthProvider PlainCredentials"
+    " setCredentials SetCredentials withCredentials credentials auth authenticate Authenticate signIn sign_in logIn log_in"
+    " oci_connect cx_Oracle.connect oracledb.connect getKey getEntry .load openssl_pkey_get_private loadKeyMaterial"
+    " loadTrustMaterial username_pw_set connectWith createCredentials Basic PasswordProtection KeyPairLoader kmf.init",
+    2: "smtp.PlainAuth PlainAuth PDO mysqli mysqli_connect mysql_connect mysql_pconnect odbc_connect getConnection"
+    " ldap_bind ftp_login ssh2_auth_password imap_open imap_login DBI->connect connect Sequelize create_user"
+    " create_superuser createUser add_user signInWithEmailAndPassword createUserWithEmailAndPassword FTP FTP_TLS"
+    " SMTPHandler pg_connect AddUser setEntry Database.connect DriverManagerDataSource sql.Open",
+    3: "connect create_user create_superuser createUser",
+}
+_ARGUMENT = (
+    r"(?:(?:new\s|b|u|@)?[\"'][^\"'\n]{0,120}[\"']|[^\s\"',()][^\"',()\n]{0,80}(?:\([^()\n]{0,100}\))?|[fc])"
+)
+_ADDRESS = re.compile(
+    r"[\w.+-]{1,60}@|\w{2,12}://|[./~]|[\w.-]{1,60}\.(?:\w{2,4})$|[\w-]{1,30}:\d{2,5}$|\d{1,5}$"
+)
+
+
+def _is_argument(match: re.Match[str]) -> bool:
+    """Whether a positional argument is a password, and no address, file, name or word."""
+    value = match["x"]
+    if _ADDRESS.match(value) or not is_secret(value, "PASSWORD"):
+        return False
+    of_login = re.match(r"(?i)[\w.]{0,40}(?:auth|login|credential|password)", match[0]) is not None
+    return of_login or any(map(str.isdigit, value)) or is_keyboard_mash(value)
+
+
+def _make_positional_rules() -> Iterator[RedactionRule]:
+    for number, callees in _POSITIONAL.items():
+        names = "|".join(re.escape(name) for name in callees.split())
+        before = rf"(?:{_ARGUMENT},\s{{0,20}}){{{number}}}"
+        yield _rule(
+            "PASSWORD",
+            rf"(?:(?<![A-Za-z0-9])|(?=\.))(?:{names})\s?[=(]{{1,2}}\s{{0,20}}\(?\s?{before}(?:b|N|@)?"
+            r"\\?[\"'](?P<x>[^\"'\s<>\\]{6,100})\\?[\"']",
+            *(name + sign for name in callees.split() for sign in _SIGNS),
+            holds=_is_argument,
+        )
+
+
+_POSITIONAL_RULES = tuple(_make_positional_rules())
+_INSERT = re.compile(
+    r"(?i)\b(?:insert|replace)\s{1,4}(?:\w{1,10}\s{1,4})?into\s{1,4}[\w.`\"\[\]]{1,80}\s{0,4}"
+    r"\((?P<columns>[^()]{1,600})\)\s{0,8}values\s{0,8}(?=\()"
+)
+_SQL_VALUE = re.compile(
+    r"\s*(?:[NE]?'(?P<x>(?:[^'\n]|''){0,500})'|[^,'()]{0,100}(?:\([^()]{0,200}\))?[^,'()]{0,20})\s*(?P<end>[,)])"
+)
+_SQL_COLUMN = re.compile(
+    r"(?i)pass(?:word|wd|wort|phrase)?$|pwd$|pw$|passw\w*$|kennwort$|secret$|\w*token$|\w*api_?key$"
+)
+
+
+class _InsertRule(RedactionRule):
+    """Values of SQL that stand where a column of passwords does."""
+
+    def find(self, text: str, remember: OnMatch) -> Iterator[Span]:
+        """Return the spans to replace, in order."""
+        end = 0
+        for insert in self.pattern.finditer(text):
+            columns = [column.strip(' \t\n`"[]') for column in insert["columns"].split(",")]
+            numbers = {number for number, column in enumerate(columns) if _SQL_COLUMN.search(column)}
+            position = insert.end()
+            while numbers and position >= end and text[position : position + 1] == "(":
+                position, number = position + 1, 0
+                while value := _SQL_VALUE.match(text, position):
+                    position = end = value.end()
+                    if number in numbers and value["x"] and is_secret(value["x"], "PASSWORD"):
+                        remember(value["x"])
+                        yield *value.span("x"), self.kind
+                    number += 1
+                    if value["end"] == ")":
+                        break
+                else:
+                    break
+                following = _NEXT_ROW.match(text, position)
+                position = following.end() if following else len(text)
+
+
+_NEXT_ROW = re.compile(r"\s{0,20},\s{0,20}(?=\()")
+_CREDENTIALS = re.compile(
+    r"(?i)\blog(?:ged|ging)?[ -]?(?:in|on)\b|\bsign(?:ed)?[ -]?in\b|\blogins?\b|credential|\bcreds\b|passw|\bpw\b|\bpass\b"
+    r"|connect(?:ed|ing)? |zugang|zugänge|anmeld|einlogg|account|contraseña|mot de passe|identifiant|connexion|senha|acceso|acces"
+    r"|benutzer|\busers?\b|inlog|hasło|логин|пароль"
+)
+_PASSWORDS = re.compile(
+    r"(?i)passw|passphrase|passcode|\bpw\b|\bpwd\b|kennwort|contraseña|mot de passe|senha|hasło|wachtwoord|\blogin\b|\blog in\b|credential"
+)
+_OF_CREDENTIALS = tuple(
+    form(word)
+    for word in (
+        *(
+            "login",
+            "log in",
+            "logged in",
+            "log on",
+            "sign in",
+            "signed in",
+            "credential",
+            "creds",
+            "password",
+            "passwort",
+        ),
+        *(
+            "passphrase",
+            "passcode",
+            "htpasswd",
+            " pw",
+            "pwd",
+            "kennwort",
+            "connect",
+            "zugang",
+            "anmeld",
+            "account",
+        ),
+        *("contraseña", "mot de passe", "senha", "hasło", "wachtwoord", "пароль"),
+    )
+    for form in (str, str.capitalize)
+)
+_STRONG = r"(?P<x>(?=[^\s\"'`<>(){}\[\],;\\|/]{0,39}\d)[^\s\"'`<>(){}\[\],;\\|/]{7,40})(?![\w/])"
+# Before a user with a password: what says that this is none of the other things with such a sign.
+_BEFORE_USER = re.compile(
+    r"(?:\b(?:with|as|to|from|is|are|use|using|via|und|and|mit|als|von|auf|con|como|avec|com|connect|login|creds?|credentials"
+    r"|user|account|in)|[:(=,»—–-]|^|[\"'`])\s{0,2}[\"'`(]?[A-Za-z][\w.@+-]{1,40}$"
+)
+
+
+def _is_near(words: re.Pattern[str]) -> Callable[[re.Match[str]], bool]:
+    """Make the test whether a value that looks strong has one of these words in its line."""
+
+    def holds(match: re.Match[str]) -> bool:
+        text, start = match.string, match.start()
+        first = max(text.rfind("\n", 0, start) + 1, start - 160)
+        last = text.find("\n", match.end(), match.end() + 120)
+        if words is _WALLET:
+            return words.search(text, max(0, start - 200), match.end() + 120) is not None
+        if not is_strong(match["x"].rstrip(".:?")):
+            return False
+        if words is _CREDENTIALS and not _BEFORE_USER.search(text, max(first, start - 60), start):
+            return False
+        return words.search(text, first, last if last >= 0 else match.end() + 120) is not None
+
+    return holds
+
+
+_WALLET = re.compile(
+    r"(?i)private[ _-]?key|accounts['\"]?\s?[:=]\s?\[|deployer|wallet|signer|secret[ _-]?key|\bpk\b"
+)
+_LABEL_ABOVE = re.compile(
+    r"(?i)(?:passw(?:or[dt])?|passphrase|passcode|kennwort|secret|token|api[ _-]?key|recovery (?:code|key))\b[^\n]{0,120}:[ \t*`]{0,4}"
+    r"(?:\n(?:[^\n|]{0,60}[|>#]|[ \t]{0,12}[*-]?|```\w{0,10})[ \t]{0,8}(?=\n)){0,3}"
+    r"\n(?:[^\n|]{0,60}\|)?[ \t>#`*-]{0,16}(?P<x>[^\s<>`|]{8,200})[`*]{0,2}[ \t\r]{0,8}(?=\n|$)"
+)
+
+
+def _is_generated(match: re.Match[str]) -> bool:
+    """Whether the word below a label looks random, or like a password."""
+    value = match["x"]
+    random = re.fullmatch(r"[0-9a-f]{16,128}", value) or is_secret(value, "TOKEN")
+    return bool(random) or (is_strong(value) and is_secret(value, "PASSWORD"))
 
 
 CONTEXT_RULES = (
@@ -396,32 +565,73 @@ CONTEXT_RULES = (
         "dentified",
         "DENTIFIED",
     ),
+    *_POSITIONAL_RULES,
+    _InsertRule("PASSWORD", _INSERT, ("INSERT ", "insert ", "Insert "), gate=_INSERT),
+    # A cookie that a browser exports.
     _rule(
-        "PASSWORD",
-        r"\b(?:auth|login|credentials|basic_auth|HTTPBasicAuth|httpbasicauth|BasicAuth|authenticate"
-        r"|NetworkCredential|UsernamePasswordCredentials|PasswordAuthentication)\s?[=(]{1,2}"
-        rf"\s?\(?\s?{_STRING},\s?[\"'](?P<x>[^\"'\s<>]{{6,100}})[\"']",
-        *(
-            name + sign
-            for name in ("auth", "Auth", "login", "redential", "redentials", "authenticate", "Authentication")
-            for sign in _SIGNS
-        ),
-        holds=_is_password,
+        "COOKIE",
+        r"(?i)\\?[\"']name\\?[\"']\s?:\s?\\?[\"'][\w.-]{0,60}(?:sess|auth|sid|token|csrf|xsrf|remember|login|jwt|identity)[\w.-]{0,60}"
+        r"\\?[\"'],\s{0,20}(?:\\?[\"']\w{1,20}\\?[\"']\s?:\s?[^\n,{}]{1,80},\s{0,20}){0,6}?\\?[\"']value\\?[\"']\s?:\s?\\?[\"']"
+        r"(?P<x>[^\s\"'\\<>]{12,4000})",
+        "name",
+        holds=_has_digit,
     ),
-    # Positional arguments: of SSH and database clients, and of the makers of users.
+    _rule(
+        "COOKIE",
+        r"(?i)\\?[\"']value\\?[\"']\s?:\s?\\?[\"'](?P<x>[^\s\"'\\<>]{12,4000})\\?[\"'],\s{0,20}"
+        r"(?:\\?[\"']\w{1,20}\\?[\"']\s?:\s?[^\n,{}]{1,80},\s{0,20}){0,6}?"
+        r"\\?[\"']name\\?[\"']\s?:\s?\\?[\"'][\w.-]{0,60}(?:sess|auth|sid|csrf|xsrf|remember|jwt)",
+        "value",
+        holds=_has_digit,
+    ),
+    # Of a blockchain's account: its key, and the words that it can be made of again.
+    RedactionRule(
+        "PRIVATE_KEY",
+        re.compile(r"(?<![A-Za-z0-9])(?:0x)?(?P<x>[0-9a-fA-F]{64})(?![A-Za-z0-9])"),
+        ("rivate", "RIVATE", "accounts", "eployer", "allet", "igner"),
+        _is_near(_WALLET),
+        gate=_WALLET,
+    ),
+    RedactionRule(
+        "PRIVATE_KEY",
+        re.compile(
+            r"(?i)(?:mnemonic|(?:seed|recovery|secret|backup|wallet)[ _-]?(?:phrase|words))"
+            r"[^\n]{0,60}?[=:\"'`(]\s{0,4}[\"'`]?(?P<x>[a-z]{3,8}(?:[ ,]{1,2}[a-z]{3,8}){11,23})(?![a-z ]{2})"
+        ),
+        ("nemonic", "NEMONIC", "hrase", "HRASE", "words", "WORDS"),
+    ),
+    RedactionRule(
+        "PASSWORD",
+        re.compile(
+            r"(?:\bPIN|(?i:\b(?:card|sim|unlock|user|so|token|door|alarm|pairing|bluetooth|parental|voicemail)[ _-]?pin))\b"
+            r"(?:[ ]?(?:code|number|nummer))?(?: (?:for|of|to|on|für|fuer|der|des|vom|zum|de|del|du|di|da|do)[^\n.;]{1,50}?)?"
+            r"\s?(?:\bis|\bwas|\bist|\blautet|\best|\bes|\bè|\bé|=|:|：)\s?[\"']?(?P<x>\d{4,8})(?![\w.-])"
+        ),
+        ("PIN", "pin", "Pin"),
+    ),
+    # A label, and below it the value.
+    RedactionRule("PASSWORD", _LABEL_ABOVE, _OF_HEADERS, _is_generated, remember=True),
+    # In sentences and remarks.
+    *(
+        RedactionRule("PASSWORD", re.compile(pattern), _OF_CREDENTIALS, _is_near(words), remember=True)
+        for words, pattern in (
+            (
+                _CREDENTIALS,
+                rf"(?:(?<=[\w.-])[ ]?/[ ]?|(?<=[\w-]):[ ]?)[\"'`]?{_STRONG}",
+            ),
+            (
+                _PASSWORDS,
+                rf"(?<= )(?:to|into|auf|zu|in|en|por|à|naar|на|=>|->)(?:\s{{1,2}}[\"'`«„]?){_STRONG}",
+            ),
+            (_PASSWORDS, rf"(?i:\buse|\btry|\benter|\btype|\bwith|\bnimm)(?: |: )[\"'`«„]?{_STRONG}"),
+        )
+    ),
     _rule(
         "PASSWORD",
-        rf"\b(?:connect|getConnection|create_(?:super)?user|createUser|add_user)\(\s?"
-        rf"(?:(?:{_STRING}|[\w.@<>]{{1,60}}),\s{{0,8}}){{2,3}}"
-        r"[\"'](?P<x>[^\"'\s<>]{6,100})[\"']\s?[,)]",
-        "connect(",
-        "onnection(",
-        "_user(",
-        "_superuser(",
-        "createUser(",
-        holds=lambda match: (
-            _is_password(match)
-            and (re.search(r"^[^./:@\d]*\d[^./:@]*$", match["x"]) is not None or is_keyboard_mash(match["x"]))
-        ),
+        rf"(?<![\w/.-]){_STRONG}[\"'`]?\s(?:is|was|as|ist|war|als|est|es|è)"
+        r"(?: (?:the|our|my|its|your|a|das|unser|mein|le|la|el|il|notre|mon)){0,2}(?: [\w-]{1,20}){0,2}?"
+        r" (?:[Pp]ass(?:word|phrase|wort|code)|pw|PW|[Kk]ennwort|mot de passe|contraseña|senha)\b",
+        *_OF_CREDENTIALS,
+        holds=lambda match: is_strong(match["x"]),
     ),
 )

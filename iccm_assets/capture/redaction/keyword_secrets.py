@@ -101,6 +101,7 @@ _ASSIGN = re.compile(
     r"|(?P<prose>[ \t]{0,3}(?:[ \t](?:for|of|on|at|in|to|für|fuer|zum|zur|vom|von|des|der|du|de|do|da|dos|das"
     r"|del|della|per|pour|para|voor|van|för|till|til|dla|na|pro|od|от|для|к|на)(?:[ \t][\w.-]{1,30}){1,5}"
     rf"(?:[ \t](?:{_IS})(?=[ \t:])|(?=:[ \t]))"
+    r"|[ \t](?:is|was|has been|set)[ \t](?:generated|created|set|reset|changed|for)(?:[ \t][\w.@-]{1,40}){0,4}(?=:[ \t])"
     rf"|[ \t](?:{_IS}|are|as|becomes|on|with)(?=[ \t:])|[—–-]|是|为|為|は|를|은|는|が)[ \t]{{0,3}}"
     r"(?:now |still |just |jetzt |set to )?:?[ \t]{0,2})"
     r"|(?P<space>[ \t]{1,4}))"
@@ -109,6 +110,7 @@ _QUOTED = re.compile(
     r"[rbfuRBFUNE]{0,2}(?P<q>\\{0,3}(?:\"\"\"|'''|[\"'`]))(?P<x>[^\r\n]{1,500}?)(?P=q)|[«“„「](?P<y>[^»”“」\r\n]{1,200})[»”“」]"
 )
 _TO_SPACE = re.compile(r"[^\s\"'`<>]{1,500}")
+_TO_LINE_END = re.compile(r"[^\s\"'`<>]{1,200}(?=\s{0,20}(?:\n|$))")
 _TO_SEMICOLON = re.compile(r"[^\s\"'`<>;]{1,500}")
 _BARE = re.compile(r"[^\s\"'`<>,;&(){}\[\]|，。、；]{1,500}")
 _REST_OF_NAME = re.compile(r"[A-Za-z0-9_-]{0,30}")
@@ -169,7 +171,7 @@ _STRENGTHS = tuple(map(re.compile, ("[a-z]", "[A-Z]", r"\d")))
 _CHOSEN = re.compile(
     r"[^\W\d_]\d+[^\W\d_]|\d\d[!?]?$|[^\W\d_][-_.!#$%^&*?~+@]+[^\W_]|^\d{1,3}[^\W\d_]{3}|[!#$%^&*?~+@]$"
 )
-_WORD_AND_VERSION = re.compile(r"[A-Za-z]+[-. ]?v?\d{1,2}(?:\.\d+)*")
+_WORD_AND_VERSION = re.compile(r"[A-Za-z]?[a-z]+[-. ]?v?\d{1,2}(?:\.\d+)*")
 _VERSION = re.compile(r"v?\d{1,4}(?:\.\d{1,8}){1,3}(?:[-+~:.][\w.+~-]*)?")
 _COLOUR = re.compile(r"#(?:[0-9A-Fa-f]{3,4}){1,2}|0x[0-9A-Fa-f]{6,8}")
 # user_input_2, LIMIT_4, nextPage2 and InputField2: as programs write names.
@@ -430,6 +432,8 @@ def _find_bare(text: str, sign: re.Match[str], kind: str, before: str, name: re.
     form = _TO_SPACE if env or (on_line and (tight or sign[0] == ": ")) else _BARE
     if tight and re.search(r";[ \w]{0,40}$", before):
         form = _TO_SEMICOLON
+    elif sign["prose"] and _TO_LINE_END.match(text, sign.end()):
+        form = _TO_LINE_END
     value = _bare_value(text, sign, env, form)
     if kind == "PASSWORD" and _is_option(text, sign, before, value):
         return sign.end(), sign.end() + len(value), kind

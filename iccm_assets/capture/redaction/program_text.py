@@ -144,6 +144,8 @@ def _place_in_values(text: str, span: Span) -> tuple[int, int, str] | None:
     if (placed := place_in_program(text, span)) is not None or _get_literal(text, span[0]) is not None:
         return placed
     start, end, kind = span
+    if text[start] == "+" and text[max(0, start - 2) : start].strip():
+        return start + 1, end, f'"<{kind}>"'  # an operator, behind another value
     head = _HEAD_OF_VALUE.search(text, max(0, start - _MAX_VALUE), start)
     tail = _REST_OF_VALUE.match(text, end)
     return head.start() if head else start, tail.end() if tail else end, f'"<{kind}>"'

@@ -86,7 +86,7 @@ _ARMORED_KEY = re.compile(
     r"|(?>(?:[^\w(){}\[\]]{0,12}(?:[rn]?[A-Za-z0-9+/=]{16,}+))+))"
 )
 
-_KEY_BODY = re.compile(r"-----(?:[^-]*?[A-Za-z0-9+/=]{16}|\s*(?:\\n)?[A-Za-z0-9+/=]{5})")
+_KEY_BODY = re.compile(r"KEY(?: BLOCK)?-----(?:(?s:.)*?[A-Za-z0-9+/=]{16}|\s*(?:\\n)?[A-Za-z0-9+/=]{5})")
 
 KEY_RULES = (
     # The two lines alone are what a command searches for.
