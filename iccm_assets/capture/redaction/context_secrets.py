@@ -128,19 +128,19 @@ def _read_header(line: str) -> tuple[str, int, dict[int, str]]:
 
 # What a call expects as its password: the callees, by the number of arguments before it.
 _POSITIONAL = {
-    0: "setKeyStorePassword setTrustStorePassword setPassword setUserPassword setpassword requirepass",
+    0: "redis.auth jedis.auth redisClient.auth client.auth setKeyStorePassword setTrustStorePassword setPassword setUserPassword setpassword requirepass",
     1: "X509Certificate2 WiFi.begin WiFi.softAP wlan.connect wifi.connect sta.connect login Login simple_bind simple_bind_s"
     " bind bind_s HTTPBasicAuth HTTPDigestAuth httpbasicauth HTTPProxyAuth BasicAuth SetBasicAuth setBasicAuth basicAuth"
     " basic_auth withBasicAuth setHttpAuth Credentials.basic auth.basic auth.Basic AuthTokens.basic UserPassword"
     " NetworkCredential NetworkCredentials UsernamePasswordCredentials UsernamePasswordCredential PasswordCredential"
     " UsernamePasswordAuthenticationToken PasswordAuthentication PasswordAuthenticator PlainTextAuthProvider PlainCredentials"
-    " setCredentials SetCredentials withCredentials credentials auth authenticate Authenticate signIn sign_in logIn log_in"
+    " Credential Credentials setCredentials SetCredentials withCredentials credentials auth authenticate Authenticate signIn sign_in logIn log_in"
     " oci_connect cx_Oracle.connect oracledb.connect getKey getEntry .load openssl_pkey_get_private loadKeyMaterial"
     " loadTrustMaterial username_pw_set connectWith createCredentials Basic PasswordProtection KeyPairLoader kmf.init",
     2: "smtp.PlainAuth PlainAuth PDO mysqli mysqli_connect mysql_connect mysql_pconnect odbc_connect getConnection"
     " ldap_bind ftp_login ssh2_auth_password imap_open imap_login DBI->connect connect Sequelize create_user"
     " create_superuser createUser add_user signInWithEmailAndPassword createUserWithEmailAndPassword FTP FTP_TLS"
-    " SMTPHandler pg_connect AddUser setEntry Database.connect DriverManagerDataSource sql.Open",
+    " createCredential MongoCredential SMTPHandler pg_connect AddUser setEntry Database.connect DriverManagerDataSource sql.Open",
     3: "connect create_user create_superuser createUser",
 }
 _ARGUMENT = (
@@ -167,7 +167,7 @@ def _make_positional_rules() -> Iterator[RedactionRule]:
         yield _rule(
             "PASSWORD",
             rf"(?:(?<![A-Za-z0-9])|(?=\.))(?:{names})\s?[=(]{{1,2}}\s{{0,20}}\(?\s?{before}(?:b|N|@)?"
-            r"\\?[\"'](?P<x>[^\"'\s<>\\]{6,100})\\?[\"']",
+            r"\\?[\"'](?P<x>[a-z]{4}(?: [a-z]{4}){3}|[^\"'\s<>\\]{6,100})\\?[\"']",
             *(name + sign for name in callees.split() for sign in _SIGNS),
             holds=_is_argument,
         )
@@ -269,7 +269,7 @@ def _is_near(words: re.Pattern[str]) -> Callable[[re.Match[str]], bool]:
         last = text.find("\n", match.end(), match.end() + 120)
         if words is _WALLET:
             return words.search(text, max(0, start - 200), match.end() + 120) is not None
-        if not is_strong(match["x"].rstrip(".:?")):
+        if not is_strong(match["x"].rstrip(".:?")) or _OF_FILES.search(match["x"]):
             return False
         if words is _CREDENTIALS and not _BEFORE_USER.search(text, max(first, start - 60), start):
             return False
@@ -278,13 +278,22 @@ def _is_near(words: re.Pattern[str]) -> Callable[[re.Match[str]], bool]:
     return holds
 
 
+_OF_FILES = re.compile(r"::|\.[a-z]{2,4}(?:[:#]|$)")
 _WALLET = re.compile(
     r"(?i)private[ _-]?key|accounts['\"]?\s?[:=]\s?\[|deployer|wallet|signer|secret[ _-]?key|\bpk\b"
 )
+_OF_SENTENCES = re.compile(r"\b(?:the|and|with|from|are|your?|for|not|should|must|was|have|can)\b")
 _LABEL_ABOVE = re.compile(
-    r"(?i)(?:passw(?:or[dt])?|passphrase|passcode|kennwort|secret|token|api[ _-]?key|recovery (?:code|key))\b[^\n]{0,120}:[ \t*`]{0,4}"
+    r"(?i)(?:passw(?:or[dt])?|passphrase|passcode|kennwort|secret|token|api[ _-]?key|recovery (?:code|key))s?\b[^\n]{0,120}:[ \t*`]{0,4}"
     r"(?:\n(?:[^\n|]{0,60}[|>#]|[ \t]{0,12}[*-]?|```\w{0,10})[ \t]{0,8}(?=\n)){0,3}"
     r"\n(?:[^\n|]{0,60}\|)?[ \t>#`*-]{0,16}(?P<x>[^\s<>`|]{8,200})[`*]{0,2}[ \t\r]{0,8}(?=\n|$)"
+)
+
+
+# What prints a secret, and nothing else.
+_PRINTED = re.compile(
+    r"(?:\bget secrets? [^\n]{1,200}base64 (?:-d|-D|--decode)\b|\b(?:go)?pass show|\bvault (?:kv get|read) [^\n]{0,80}-field"
+    r"|\bop read|\bfind-generic-password|--query SecretString|\bprint[\w-]{0,20}-password)[^\n]{0,160}\n(?P<x>[^\s<>]{8,200})[ \r]{0,4}(?=\n|$)"
 )
 
 
@@ -531,10 +540,11 @@ CONTEXT_RULES = (
     _rule(
         "PASSWORD",
         r"\b(?:echo|printf)\s{1,4}(?:-\w\s{1,4}|[\"']%s(?:\\n)?[\"']\s{1,4})?[\"']?(?P<x>[^\s'\"$<>|]{6,500})[\"']?"
-        r"\s{0,4}\|\s{0,4}(?:sudo -S|passwd --stdin|cryptsetup"
+        r"\s{0,4}\|\s{0,4}(?:sudo -S|base64\b|passwd --stdin|cryptsetup"
         r"|[^\n|]{1,120}?--(?:password-stdin|passphrase-fd|with-token))",
         "echo ",
         "printf ",
+        holds=lambda match: not match[0].endswith("base64") or is_strong(match["x"]),
     ),
     _rule(
         "SECRET",
@@ -596,21 +606,86 @@ CONTEXT_RULES = (
         "PRIVATE_KEY",
         re.compile(
             r"(?i)(?:mnemonic|(?:seed|recovery|secret|backup|wallet)[ _-]?(?:phrase|words))"
-            r"[^\n]{0,60}?[=:\"'`(]\s{0,4}[\"'`]?(?P<x>[a-z]{3,8}(?:[ ,]{1,2}[a-z]{3,8}){11,23})(?![a-z ]{2})"
+            r"[^\n]{0,60}?(?:[=:\"'`(]|\b(?:is|are|ist|lautet))\s{0,4}[\"'`]?(?P<x>[a-z]{3,8}(?:[ ,]{1,2}[a-z]{3,8}){11,23})"
         ),
         ("nemonic", "NEMONIC", "hrase", "HRASE", "words", "WORDS"),
+        lambda match: len(_OF_SENTENCES.findall(match["x"])) < 2,
     ),
     RedactionRule(
         "PASSWORD",
         re.compile(
             r"(?:\bPIN|(?i:\b(?:card|sim|unlock|user|so|token|door|alarm|pairing|bluetooth|parental|voicemail)[ _-]?pin))\b"
             r"(?:[ ]?(?:code|number|nummer))?(?: (?:for|of|to|on|für|fuer|der|des|vom|zum|de|del|du|di|da|do)[^\n.;]{1,50}?)?"
-            r"\s?(?:\bis|\bwas|\bist|\blautet|\best|\bes|\bè|\bé|=|:|：)\s?[\"']?(?P<x>\d{4,8})(?![\w.-])"
+            r"\s?(?:\bis|\bwas|\bist|\blautet|\best|\bes|\bè|\bé|=|:|：)\s?[\"']?(?P<x>\d{4,8})(?!\w|[.-]\d)"
         ),
         ("PIN", "pin", "Pin"),
     ),
+    # What a test of a page types, and what a script sends to a prompt.
+    _rule(
+        "PASSWORD",
+        r"(?i)(?:passw|pwd)[\w-]{0,20}[^\n\"'`]{0,20}[\"'`][)\]]{0,2}[^\n]{0,40}?\.(?:type|fill|send_?keys|setvalue|val|set)"
+        r"\(\s?[\"'`](?P<x>[^\"'`\n]{6,100})[\"'`]",
+        *(f".{name}(" for name in ("type", "fill", "send_keys", "sendKeys", "setValue", "val", "set")),
+        holds=_is_password,
+    ),
+    _rule(
+        "PASSWORD",
+        r"(?i)passw(?:or[dt])?\??:?\s?\*?[\"'][^\n\"']{0,20}\s{0,8}(?:exp_)?send(?:line)?(?: --)?[ (][\"'](?P<x>[^\"'\n\\]{4,100}?)(?:\\[rn])*[\"']",
+        "send",
+        holds=_is_password,
+    ),
+    # A user, and behind it the password.
+    _rule(
+        "PASSWORD",
+        r"(?:\bnet user|\brabbitmqctl (?:add_user|change_password)|\brootpw(?: --plaintext)?|\buseradd -p|\bsmbpasswd)\s{1,4}"
+        r"(?:(?<!rootpw )(?<!plaintext )(?<!-p )[\w.@\\-]{1,60}\s{1,4})?(?P<x>(?![/-])[^\s\"'$<>]{6,100})",
+        "net user",
+        "rabbitmqctl",
+        "rootpw",
+        "useradd -p",
+        "smbpasswd",
+        holds=_has_digit,
+    ),
+    _rule("PASSWORD", r"\buser \S{1,60} on [^\n>]{0,120}>(?P<x>[^\s>]{6,100})", " on "),
+    _rule(
+        "PASSWORD",
+        r"\b[uU](?:ser)?\s?[:=]\s?[^\s,;/|]{1,60}[ ,;/|\n]{1,3}[pP](?:w|ass)?\s?[:=]\s?(?P<x>[^\s\"'<>]{6,60})",
+        "p:",
+        "p=",
+        "P:",
+        "P=",
+        "w:",
+        "w=",
+        "s:",
+        "s=",
+        "p :",
+        holds=lambda match: is_strong(match["x"].rstrip(".,;")),
+    ),
+    _rule(
+        "TOKEN",
+        r"[?&](?:key|appid|access_key|apitoken)=(?P<x>[A-Za-z0-9_-]{20,200})",
+        "key=",
+        "appid=",
+        "apitoken=",
+        holds=lambda match: is_secret(match["x"], "TOKEN"),
+    ),
+    # A file of cookies.
+    _rule(
+        "COOKIE",
+        r"(?m)^[\w#.-]{1,100}\t(?:TRUE|FALSE)\t\S{1,100}\t(?:TRUE|FALSE)\t\d{1,12}\t[\w.%-]{1,80}\t(?P<x>\S{12,4000})",
+        "\tTRUE\t",
+        "\tFALSE\t",
+        holds=_has_digit,
+    ),
     # A label, and below it the value.
     RedactionRule("PASSWORD", _LABEL_ABOVE, _OF_HEADERS, _is_generated, remember=True),
+    RedactionRule(
+        "PASSWORD",
+        _PRINTED,
+        ("et secret", "pass show", "-field", "op read", "-password"),
+        _is_generated,
+        remember=True,
+    ),
     # In sentences and remarks.
     *(
         RedactionRule("PASSWORD", re.compile(pattern), _OF_CREDENTIALS, _is_near(words), remember=True)

@@ -32,8 +32,8 @@ _STEMS = {
 _PHRASES = {"mot de passe": "PASSWORD", "كلمة المرور": "PASSWORD"}
 _WHOLE = {"pass": "PASSWORD", "pw": "PASSWORD", "parole": "PASSWORD", "bearer": "TOKEN", "pat": "TOKEN"}
 _WHOLE |= {"auth": "SECRET", "authorization": "SECRET", "creds": "SECRET", "salt": "SECRET", "sid": "SECRET"}
-_WHOLE |= {"psk": "PASSWORD", "passkey": "PASSWORD"}
-_WHOLE |= {"clave": "API_KEY", "schlüssel": "API_KEY", "clé": "API_KEY", "key": "API_KEY"}
+_WHOLE |= {"psk": "PASSWORD", "passkey": "PASSWORD", "clave": "PASSWORD"}
+_WHOLE |= {"schlüssel": "API_KEY", "clé": "API_KEY", "key": "API_KEY"}
 _KINDS = {stem: kind for kind, stems in _STEMS.items() for stem in stems.split()} | _PHRASES | _WHOLE
 
 
@@ -63,7 +63,7 @@ _SECRET_KEY_PREFIX = re.compile(
 _DESCRIPTIVE_SUFFIX = re.compile(
     r"s?[-_]?(?:file|path|dir|url|uri|name|type|count|len|size|limit|field|format|expir|ttl|policy|prompt|label|hint"
     r"|error|message|regex|pattern|rule|min|max|hasher|iz|list|index|kind|class|manager|version|scheme|algo"
-    r"|endpoint|col|ids?(?![a-z])|at(?![a-z])|func|provider|store|reset|valid|check|encrypt|encod|strength)"
+    r"|endpoint|col|ids?(?![a-z])|(?:[a-z]{1,12}_)?at(?![a-z])|func|provider|store|reset|valid|check|encrypt|encod|strength)"
 )
 _OTHER_KEY_PREFIX = re.compile(
     r"(?:primary|foreign|public|publickey|sort|cache|partition|row|hash|dict|lookup|group|order|index|idempotency|object|s3"
@@ -94,10 +94,10 @@ _IS = "is|was|ist|war|lautet|est|es|era|é|è|jest|to|je|är|er|это"
 _ASSIGN = re.compile(
     r"(?:\\{0,3}[\"'`*]{1,3})?[\])]?"
     rf"(?:(?P<default>{_DEFAULT}|[ \t](?:\|\||\?\?|or)[ \t](?=[\"'`]))"
-    rf"|[ \t]{{0,40}}(?P<eq>{_ANNOTATION}|:=|:-|=>|->|<-|==|!=|=|:(?!:)|：)[ \t]{{0,8}}(?:!!(?:str|binary)[ \t])?"
+    rf"|[ \t]{{0,40}}(?P<eq>{_ANNOTATION}|:=|:-|=>|->|<-|===?|!==?|=|:(?!:)|：)[ \t]{{0,8}}(?:!!(?:str|binary)[ \t])?"
     rf"(?:[|>][-+]?\n[ \t]{{1,20}})?{_BEFORE_LITERAL}"
-    r"|[ \t]{0,4}(?P<call>[,({])\s{0,8}[\[(]?|(?P<xml>>)"
     r"|,?\s{1,40}(?:-\s)?\\{0,3}[\"']?(?:value|content)\\{0,3}[\"']?\s{0,4}(?P<value>[=:])\s{0,4}"
+    r"|[ \t]{0,4}(?P<call>[,({])\s{0,8}[\[(]?|(?P<xml>>)"
     r"|(?P<prose>[ \t]{0,3}(?:[ \t](?:for|of|on|at|in|to|für|fuer|zum|zur|vom|von|des|der|du|de|do|da|dos|das"
     r"|del|della|per|pour|para|voor|van|för|till|til|dla|na|pro|od|от|для|к|на)(?:[ \t][\w.-]{1,30}){1,5}"
     rf"(?:[ \t](?:{_IS})(?=[ \t:])|(?=:[ \t]))"
@@ -116,6 +116,8 @@ _BARE = re.compile(r"[^\s\"'`<>,;&(){}\[\]|，。、；]{1,500}")
 _REST_OF_NAME = re.compile(r"[A-Za-z0-9_-]{0,30}")
 # After a value without quotes: the end of its line, or another name with a value.
 _NEXT_PAIR = re.compile(r"[;,&|](?:$|(?=[\w.-]{1,40}=))")
+_APP_PASSWORD = re.compile(r"[a-z]{4}(?: [a-z]{4}){3}")  # as Google shows it
+_COMPARISONS = {"==", "!=", "===", "!=="}
 _SHORT_NAMES = {"pass", "pw", "pat", "auth", "sid", "salt"}  # also words of prose
 # An address of a resource: arn:aws:secretsmanager:eu-west-1:1:secret:name.
 _OF_RESOURCE = re.compile(r"(?:\barn:[\w-]|\burn:[\w-])[^\s\"']{0,90}$")
@@ -156,7 +158,7 @@ _JOINED_PASSWORD = re.compile(
     r"(?=.{10,60}$)(?=[^A-Z]*[A-Z])(?=[^a-z]*[a-z])(?=(?:\D*\d){3})(?!\d)[^\W_]+(?:[-_.][^\W_]+)+"
 )
 _TECHNICAL = re.compile(
-    r"(?:scram|cram|digest|sha-?\d|md5|base-?\d\d|utf-?\d|[hrepd]s\d{3}|hmac|oauth|argon2(?:id|i|d)?|pbkdf2|scrypt|bcrypt|x509|aes|rsa|ed25519"
+    r"(?:scram|wpa\d?|cram|digest|sha-?\d|md5|base-?\d\d|utf-?\d|[hrepd]s\d{3}|hmac|oauth|argon2(?:id|i|d)?|pbkdf2|scrypt|bcrypt|x509|aes|rsa|ed25519"
     r"|ecdsa|uuid|int\d|u?int|float|bytes|str|http|ipv\d|v\d)(?:[-_:/.,\d][\w:/.,-]*)?",
     re.IGNORECASE,
 )
@@ -169,7 +171,7 @@ _TECHNICAL_PART = re.compile(
 _STRENGTHS = tuple(map(re.compile, ("[a-z]", "[A-Z]", r"\d")))
 # A digit within letters, several at the end, or a sign: unlike Profile2.
 _CHOSEN = re.compile(
-    r"[^\W\d_]\d+[^\W\d_]|\d\d[!?]?$|[^\W\d_][-_.!#$%^&*?~+@]+[^\W_]|^\d{1,3}[^\W\d_]{3}|[!#$%^&*?~+@]$"
+    r"[^\W\d_]\d+[a-zß-ÿ]|\d\d[!?]?$|[^\W\d_][-_.!#$%^&*?~+@]+[^\W_]|^\d{1,3}[a-z]|[!#$%^&*?~+@]$"
 )
 _WORD_AND_VERSION = re.compile(r"[A-Za-z]?[a-z]+[-. ]?v?\d{1,2}(?:\.\d+)*")
 _VERSION = re.compile(r"v?\d{1,4}(?:\.\d{1,8}){1,3}(?:[-+~:.][\w.+~-]*)?")
@@ -246,7 +248,9 @@ def is_secret(value: str, kind: str, *, quoted: bool = True) -> bool:
         return False
     if not (_has_digit(value) or is_keyboard_mash(value)):
         return False
-    return not (_is_reference(value) or _VERSION.fullmatch(value) or _is_name_like(value))
+    if _is_reference(value) or _VERSION.fullmatch(value):
+        return False
+    return not _is_name_like(value) or (kind == "SECRET" and quoted and _is_chosen(value, Certainty.SENTENCE))
 
 
 def _is_reference(value: str) -> bool:
@@ -263,11 +267,11 @@ def _has_digit(value: str) -> bool:
 
 
 def _is_password(value: str, quoted: bool) -> bool:
-    if _WORDS.fullmatch(value):
+    if _WORDS.fullmatch(value) and not _APP_PASSWORD.fullmatch(value):
         single = value.isalpha() and value.isascii() and not _EXPLAINS.search(value)
         return single and ((quoted and len(value) >= 8) or is_keyboard_mash(value))
     if " " in value:
-        return quoted and _is_passphrase(value)
+        return quoted and (_is_passphrase(value) or _APP_PASSWORD.fullmatch(value) is not None)
     return _has_digit(value) or _SPECIAL.search(value) is not None
 
 
@@ -409,13 +413,13 @@ def _find_quoted(value: re.Match[str], sign: re.Match[str], kind: str, stem: str
     firm = bool(sign["prose"]) and _is_firm(sign)
     if (
         stem == "passphrase"
-        and sign["eq"] not in {"==", "!="}
+        and sign["eq"] not in _COMPARISONS
         and _is_diceware(value[group], 3 if firm else 4)
     ):
         return *value.span(group), kind
     if kind == "SECRET" and sign["eq"] in {":", "="} and _is_session_secret(value[group]):
         return *value.span(group), kind
-    loose = sign["call"] or sign["prose"] or sign["space"] or sign["eq"] in {"==", "!="}
+    loose = sign["call"] or sign["prose"] or sign["space"] or sign["eq"] in _COMPARISONS
     certainty = Certainty.SETTING if firm else Certainty.WORDS
     if (loose and _is_ordinary(value[group], kind, certainty)) or not is_secret(value[group], kind):
         return None
@@ -424,7 +428,7 @@ def _find_quoted(value: re.Match[str], sign: re.Match[str], kind: str, stem: str
 
 def _find_bare(text: str, sign: re.Match[str], kind: str, before: str, name: re.Match[str]) -> Span | None:
     """Find a value without quotes; in an assignment on a line of its own it extends to the next space."""
-    if sign["call"] or (sign["default"] or ":").rstrip()[-1] != ":" or sign["eq"] in {"==", "!=", "->"}:
+    if sign["call"] or (sign["default"] or ":").rstrip()[-1] != ":" or sign["eq"] in {*_COMPARISONS, "->"}:
         return None
     on_line = sign["eq"] is not None and _LINE_START.search(before) is not None
     tight = sign[0] == "="
