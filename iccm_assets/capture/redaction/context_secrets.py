@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from iccm_assets.capture.redaction.keyword_secrets import is_secret, is_strong
-from iccm_assets.capture.redaction.rules import OnMatch, RedactionRule, Span
+from iccm_assets.capture.redaction.rules import OnMatch, RedactionRule, RuleGroup, Span
 from iccm_assets.capture.redaction.token_secrets import is_keyboard_mash
 
 
@@ -173,7 +173,11 @@ def _make_positional_rules() -> Iterator[RedactionRule]:
         )
 
 
-_POSITIONAL_RULES = tuple(_make_positional_rules())
+_FIRST_ARGUMENT, *_FURTHER_ARGUMENTS = _make_positional_rules()
+# What all but the first of them contain.
+_QUOTED_ARGUMENT = re.compile(
+    r",\s{0,20}(?:[bN@]|\\)?[\"'](?:[^\"'\s]{0,60}\d|[A-Za-z]{8,60}[\"']|[a-z]{4} [a-z]{4} )"
+)
 _INSERT = re.compile(
     r"(?i)\b(?:insert|replace)\s{1,4}(?:\w{1,10}\s{1,4})?into\s{1,4}[\w.`\"\[\]]{1,80}\s{0,4}"
     r"\((?P<columns>[^()]{1,600})\)\s{0,8}values\s{0,8}(?=\()"
@@ -221,36 +225,9 @@ _CREDENTIALS = re.compile(
 _PASSWORDS = re.compile(
     r"(?i)passw|passphrase|passcode|\bpw\b|\bpwd\b|kennwort|contraseña|mot de passe|senha|hasło|wachtwoord|\blogin\b|\blog in\b|credential"
 )
-_OF_CREDENTIALS = tuple(
-    form(word)
-    for word in (
-        *(
-            "login",
-            "log in",
-            "logged in",
-            "log on",
-            "sign in",
-            "signed in",
-            "credential",
-            "creds",
-            "password",
-            "passwort",
-        ),
-        *(
-            "passphrase",
-            "passcode",
-            "htpasswd",
-            " pw",
-            "pwd",
-            "kennwort",
-            "connect",
-            "zugang",
-            "anmeld",
-            "account",
-        ),
-        *("contraseña", "mot de passe", "senha", "hasło", "wachtwoord", "пароль"),
-    )
-    for form in (str, str.capitalize)
+_OF_CREDENTIALS = (
+    *("assw", "assp", "assc", "asse", "pw", "ogin", "og i", "ogged", "ign i", "redential", "reds "),
+    *("onnect", "ennwort", "gangsdaten", "ontrase"),
 )
 _STRONG = r"(?P<x>(?=[^\s\"'`<>(){}\[\],;\\|/]{0,39}\d)[^\s\"'`<>(){}\[\],;\\|/]{7,40})(?![\w/])"
 # Before a user with a password: what says that this is none of the other things with such a sign.
@@ -267,8 +244,6 @@ def _is_near(words: re.Pattern[str]) -> Callable[[re.Match[str]], bool]:
         text, start = match.string, match.start()
         first = max(text.rfind("\n", 0, start) + 1, start - 160)
         last = text.find("\n", match.end(), match.end() + 120)
-        if words is _WALLET:
-            return words.search(text, max(0, start - 200), match.end() + 120) is not None
         if not is_strong(match["x"].rstrip(".:?")) or _OF_FILES.search(match["x"]):
             return False
         if words is _CREDENTIALS and not _BEFORE_USER.search(text, max(first, start - 60), start):
@@ -279,9 +254,6 @@ def _is_near(words: re.Pattern[str]) -> Callable[[re.Match[str]], bool]:
 
 
 _OF_FILES = re.compile(r"::|\.[a-z]{2,4}(?:[:#]|$)")
-_WALLET = re.compile(
-    r"(?i)private[ _-]?key|accounts['\"]?\s?[:=]\s?\[|deployer|wallet|signer|secret[ _-]?key|\bpk\b"
-)
 _OF_SENTENCES = re.compile(r"\b(?:the|and|with|from|are|your?|for|not|should|must|was|have|can)\b")
 _LABEL_ABOVE = re.compile(
     r"(?i)(?:passw(?:or[dt])?|passphrase|passcode|kennwort|secret|token|api[ _-]?key|recovery (?:code|key))s?\b[^\n]{0,120}:[ \t*`]{0,4}"
@@ -290,6 +262,9 @@ _LABEL_ABOVE = re.compile(
 )
 
 
+_OF_PIN = re.compile(
+    r"(?i)\b(?:card|sim|unlock|user|so|token|door|alarm|pairing|bluetooth|parental|voicemail)[ _-]?\Z"
+)
 # What prints a secret, and nothing else.
 _PRINTED = re.compile(
     r"(?:\bget secrets? [^\n]{1,200}base64 (?:-d|-D|--decode)\b|\b(?:go)?pass show|\bvault (?:kv get|read) [^\n]{0,80}-field"
@@ -304,7 +279,8 @@ def _is_generated(match: re.Match[str]) -> bool:
     return bool(random) or (is_strong(value) and is_secret(value, "PASSWORD"))
 
 
-CONTEXT_RULES = (
+_RULES = (
+    _FIRST_ARGUMENT,
     _TableRule("PASSWORD", _HEADER, _OF_HEADERS, gate=_HEADER),
     _rule(
         "PASSWORD",
@@ -575,7 +551,6 @@ CONTEXT_RULES = (
         "dentified",
         "DENTIFIED",
     ),
-    *_POSITIONAL_RULES,
     _InsertRule("PASSWORD", _INSERT, ("INSERT ", "insert ", "Insert "), gate=_INSERT),
     # A cookie that a browser exports.
     _rule(
@@ -583,7 +558,8 @@ CONTEXT_RULES = (
         r"(?i)\\?[\"']name\\?[\"']\s?:\s?\\?[\"'][\w.-]{0,60}(?:sess|auth|sid|token|csrf|xsrf|remember|login|jwt|identity)[\w.-]{0,60}"
         r"\\?[\"'],\s{0,20}(?:\\?[\"']\w{1,20}\\?[\"']\s?:\s?[^\n,{}]{1,80},\s{0,20}){0,6}?\\?[\"']value\\?[\"']\s?:\s?\\?[\"']"
         r"(?P<x>[^\s\"'\\<>]{12,4000})",
-        "name",
+        '"name',
+        "'name'",
         holds=_has_digit,
     ),
     _rule(
@@ -591,47 +567,48 @@ CONTEXT_RULES = (
         r"(?i)\\?[\"']value\\?[\"']\s?:\s?\\?[\"'](?P<x>[^\s\"'\\<>]{12,4000})\\?[\"'],\s{0,20}"
         r"(?:\\?[\"']\w{1,20}\\?[\"']\s?:\s?[^\n,{}]{1,80},\s{0,20}){0,6}?"
         r"\\?[\"']name\\?[\"']\s?:\s?\\?[\"'][\w.-]{0,60}(?:sess|auth|sid|csrf|xsrf|remember|jwt)",
-        "value",
+        '"name',
+        "'name'",
         holds=_has_digit,
     ),
     # Of a blockchain's account: its key, and the words that it can be made of again.
-    RedactionRule(
-        "PRIVATE_KEY",
-        re.compile(r"(?<![A-Za-z0-9])(?:0x)?(?P<x>[0-9a-fA-F]{64})(?![A-Za-z0-9])"),
-        ("rivate", "RIVATE", "accounts", "eployer", "allet", "igner"),
-        _is_near(_WALLET),
-        gate=_WALLET,
-    ),
     RedactionRule(
         "PRIVATE_KEY",
         re.compile(
             r"(?i)(?:mnemonic|(?:seed|recovery|secret|backup|wallet)[ _-]?(?:phrase|words))"
             r"[^\n]{0,60}?(?:[=:\"'`(]|\b(?:is|are|ist|lautet))\s{0,4}[\"'`]?(?P<x>[a-z]{3,8}(?:[ ,]{1,2}[a-z]{3,8}){11,23})"
         ),
-        ("nemonic", "NEMONIC", "hrase", "HRASE", "words", "WORDS"),
+        ("nemonic", "NEMONIC", "hrase"),
         lambda match: len(_OF_SENTENCES.findall(match["x"])) < 2,
     ),
     RedactionRule(
         "PASSWORD",
         re.compile(
-            r"(?:\bPIN|(?i:\b(?:card|sim|unlock|user|so|token|door|alarm|pairing|bluetooth|parental|voicemail)[ _-]?pin))\b"
+            r"(?<![A-Za-z0-9])[pP][iI][nN]\b"
             r"(?:[ ]?(?:code|number|nummer))?(?: (?:for|of|to|on|für|fuer|der|des|vom|zum|de|del|du|di|da|do)[^\n.;]{1,50}?)?"
             r"\s?(?:\bis|\bwas|\bist|\blautet|\best|\bes|\bè|\bé|=|:|：)\s?[\"']?(?P<x>\d{4,8})(?!\w|[.-]\d)"
         ),
-        ("PIN", "pin", "Pin"),
+        ("PIN", " pin"),
+        lambda match: (
+            match[0].startswith("PIN")
+            or _OF_PIN.search(match.string, max(0, match.start() - 12), match.start()) is not None
+        ),
     ),
     # What a test of a page types, and what a script sends to a prompt.
     _rule(
         "PASSWORD",
         r"(?i)(?:passw|pwd)[\w-]{0,20}[^\n\"'`]{0,20}[\"'`][)\]]{0,2}[^\n]{0,40}?\.(?:type|fill|send_?keys|setvalue|val|set)"
         r"\(\s?[\"'`](?P<x>[^\"'`\n]{6,100})[\"'`]",
-        *(f".{name}(" for name in ("type", "fill", "send_keys", "sendKeys", "setValue", "val", "set")),
+        "assw",
+        "Passw",
+        "pwd",
+        "Pwd",
         holds=_is_password,
     ),
     _rule(
         "PASSWORD",
         r"(?i)passw(?:or[dt])?\??:?\s?\*?[\"'][^\n\"']{0,20}\s{0,8}(?:exp_)?send(?:line)?(?: --)?[ (][\"'](?P<x>[^\"'\n\\]{4,100}?)(?:\\[rn])*[\"']",
-        "send",
+        "assw",
         holds=_is_password,
     ),
     # A user, and behind it the password.
@@ -641,40 +618,30 @@ CONTEXT_RULES = (
         r"(?:(?<!rootpw )(?<!plaintext )(?<!-p )[\w.@\\-]{1,60}\s{1,4})?(?P<x>(?![/-])[^\s\"'$<>]{6,100})",
         "net user",
         "rabbitmqctl",
-        "rootpw",
+        "pw",
         "useradd -p",
         "smbpasswd",
         holds=_has_digit,
     ),
-    _rule("PASSWORD", r"\buser \S{1,60} on [^\n>]{0,120}>(?P<x>[^\s>]{6,100})", " on "),
     _rule(
         "PASSWORD",
         r"\b[uU](?:ser)?\s?[:=]\s?[^\s,;/|]{1,60}[ ,;/|\n]{1,3}[pP](?:w|ass)?\s?[:=]\s?(?P<x>[^\s\"'<>]{6,60})",
-        "p:",
-        "p=",
-        "P:",
-        "P=",
-        "w:",
-        "w=",
-        "s:",
-        "s=",
-        "p :",
+        "user: ",
+        "user=",
+        "User: ",
         holds=lambda match: is_strong(match["x"].rstrip(".,;")),
     ),
     _rule(
         "TOKEN",
         r"[?&](?:key|appid|access_key|apitoken)=(?P<x>[A-Za-z0-9_-]{20,200})",
         "key=",
-        "appid=",
-        "apitoken=",
         holds=lambda match: is_secret(match["x"], "TOKEN"),
     ),
     # A file of cookies.
     _rule(
         "COOKIE",
         r"(?m)^[\w#.-]{1,100}\t(?:TRUE|FALSE)\t\S{1,100}\t(?:TRUE|FALSE)\t\d{1,12}\t[\w.%-]{1,80}\t(?P<x>\S{12,4000})",
-        "\tTRUE\t",
-        "\tFALSE\t",
+        "E\t/",
         holds=_has_digit,
     ),
     # A label, and below it the value.
@@ -682,7 +649,7 @@ CONTEXT_RULES = (
     RedactionRule(
         "PASSWORD",
         _PRINTED,
-        ("et secret", "pass show", "-field", "op read", "-password"),
+        ("et secret", "pass", "-password"),
         _is_generated,
         remember=True,
     ),
@@ -710,3 +677,4 @@ CONTEXT_RULES = (
         holds=lambda match: is_strong(match["x"]),
     ),
 )
+CONTEXT_GROUPS = (RuleGroup(_RULES), RuleGroup(tuple(_FURTHER_ARGUMENTS), _QUOTED_ARGUMENT))

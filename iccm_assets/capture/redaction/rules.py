@@ -112,7 +112,8 @@ class RuleGroup:
             if hint in text
             for number in hinted
         }
-        return sorted(number for number in numbers if self.rules[number].may_match(text))
+        gates = ((number, self.rules[number].gate) for number in numbers)
+        return sorted(number for number, gate in gates if gate is None or gate.search(text))
 
     @cached_property
     def _hints(self) -> list[tuple[str, list[tuple[str, list[int]]]]]:

@@ -234,6 +234,22 @@ class _HighEntropyRule(RedactionRule):
 _LONG_MIXED_WORD = re.compile(
     r"(?<![A-Za-z0-9+/_-])(?=[A-Za-z+/_-]*[0-9])(?=[a-z0-9+/_-]*[A-Z])[A-Za-z0-9+/_-]{24}"
 )
+_WALLET = re.compile(
+    r"(?i)private[ _-]?key|accounts['\"]?\s?[:=]\s?\[|deployer|wallet|signer|secret[ _-]?key|\bpk\b"
+)
+
+
+def _is_of_wallet(match: re.Match[str]) -> bool:
+    """Whether 32 bytes are near a word for the account of a blockchain: others are digests."""
+    return _WALLET.search(match.string, max(0, match.start() - 200), match.end() + 120) is not None
+
+
+_WORD_OF_DIGITS = re.compile(r"(?<![A-Za-z0-9])(?:0x)?(?P<x>[0-9a-fA-F]{64})(?![A-Za-z0-9])")
 HIGH_ENTROPY_RULE = RuleGroup(
-    (_HighEntropyRule("TOKEN", _HIGH_ENTROPY, gate=_LONG_MIXED_WORD),), _LONG_WORD, inside=True
+    (
+        _HighEntropyRule("TOKEN", _HIGH_ENTROPY, gate=_LONG_MIXED_WORD),
+        RedactionRule("PRIVATE_KEY", _WORD_OF_DIGITS, holds=_is_of_wallet, gate=_WORD_OF_DIGITS),
+    ),
+    _LONG_WORD,
+    inside=True,
 )
