@@ -128,8 +128,9 @@ def _read_header(line: str) -> tuple[str, int, dict[int, str]]:
 
 # What a call expects as its password: the callees, by the number of arguments before it.
 _POSITIONAL = {
-    0: "redis.auth jedis.auth redisClient.auth client.auth setKeyStorePassword setTrustStorePassword setPassword setUserPassword setpassword requirepass",
-    1: "X509Certificate2 WiFi.begin WiFi.softAP wlan.connect wifi.connect sta.connect login Login simple_bind simple_bind_s"
+    0: "client.auth redis.auth jedis.auth redisClient.auth cookieParser hmac.new AES.new SecretKeySpec Serializer",
+    1: "createHmac jwt.sign jwt.verify jwt.encode jwt.decode HMAC.hexdigest createCipheriv createDecipheriv AES.encrypt"
+    " AES.decrypt hmac.New X509Certificate2 WiFi.begin WiFi.softAP wlan.connect wifi.connect sta.connect login Login simple_bind simple_bind_s"
     " bind bind_s HTTPBasicAuth HTTPDigestAuth httpbasicauth HTTPProxyAuth BasicAuth SetBasicAuth setBasicAuth basicAuth"
     " basic_auth withBasicAuth setHttpAuth Credentials.basic auth.basic auth.Basic AuthTokens.basic UserPassword"
     " NetworkCredential NetworkCredentials UsernamePasswordCredentials UsernamePasswordCredential PasswordCredential"
@@ -137,7 +138,8 @@ _POSITIONAL = {
     " Credential Credentials setCredentials SetCredentials withCredentials credentials auth authenticate Authenticate signIn sign_in logIn log_in"
     " oci_connect cx_Oracle.connect oracledb.connect getKey getEntry .load openssl_pkey_get_private loadKeyMaterial"
     " loadTrustMaterial username_pw_set connectWith createCredentials Basic PasswordProtection KeyPairLoader kmf.init",
-    2: "smtp.PlainAuth PlainAuth PDO mysqli mysqli_connect mysql_connect mysql_pconnect odbc_connect getConnection"
+    # The keys of signatures and ciphers, too.
+    2: "hash_hmac smtp.PlainAuth PlainAuth PDO mysqli mysqli_connect mysql_connect mysql_pconnect odbc_connect getConnection"
     " ldap_bind ftp_login ssh2_auth_password imap_open imap_login DBI->connect connect Sequelize create_user"
     " create_superuser createUser add_user signInWithEmailAndPassword createUserWithEmailAndPassword FTP FTP_TLS"
     " createCredential MongoCredential SMTPHandler pg_connect AddUser setEntry Database.connect DriverManagerDataSource sql.Open",
@@ -611,6 +613,31 @@ _RULES = (
         "assw",
         holds=_is_password,
     ),
+    _rule(
+        "PASSWORD",
+        r"\bnet use \S{1,40}\s{1,4}\\\\\S{1,100}\s{1,4}(?P<x>(?!/)[^\s\"'<>]{6,100})(?=\s{1,4}/)",
+        "net use",
+        holds=_is_password,
+    ),
+    _rule(
+        "PASSWORD",
+        r"\b(?:ssh-keygen|cryptsetup|openssl|rar|unrar|plink|pscp|psftp|ipmitool|psexec|cmdkey|winscp|x11vnc|mysqladmin|rclone"
+        r"|PsExec)(?:\.exe)?\s(?:[^\n]{0,160}?\s)?(?:-N|-P|-k|-hp|-p|-pw|-passwd|/pass:|/password=|password|obscure)[ =]?"
+        r"[\"']?(?P<x>(?=[^\s'\"]{0,100}[\d!@#$%^&*])[^\s'\"<>$/][^\s'\"<>]{5,100})",
+        "ssh-keygen",
+        "cryptsetup",
+        "openssl",
+        "plink",
+        "pscp",
+        "ipmitool",
+        "psexec",
+        "PsExec",
+        "cmdkey",
+        "mysqladmin",
+        "rclone",
+        "rar ",
+        holds=_is_password,
+    ),
     # A user, and behind it the password.
     _rule(
         "PASSWORD",
@@ -633,9 +660,18 @@ _RULES = (
     ),
     _rule(
         "TOKEN",
-        r"[?&](?:key|appid|access_key|apitoken)=(?P<x>[A-Za-z0-9_-]{20,200})",
+        r"(?:[?&](?:key|access_key|apitoken)=|(?i:\bappid)[\"'\]]{0,2}\s?[=:]\s?[\"']?(?=[0-9a-f]{32}\b))"
+        r"(?P<x>[A-Za-z0-9_-]{20,200})",
         "key=",
+        "appid",
+        "APPID",
         holds=lambda match: is_secret(match["x"], "TOKEN"),
+    ),
+    _rule(
+        "COOKIE",
+        r"(?i)\bcookies\s?[=:]\s?\{[^{}\n]{0,200}?[\"'][\w.-]{1,60}[\"']\s?:\s?[\"'](?P<x>[^\"'\s]{16,2000})[\"']",
+        "ookies",
+        holds=_has_digit,
     ),
     # A file of cookies.
     _rule(
@@ -665,7 +701,7 @@ _RULES = (
                 _PASSWORDS,
                 rf"(?<= )(?:to|into|auf|zu|in|en|por|à|naar|на|=>|->)(?:\s{{1,2}}[\"'`«„]?){_STRONG}",
             ),
-            (_PASSWORDS, rf"(?i:\buse|\btry|\benter|\btype|\bwith|\bnimm)(?: |: )[\"'`«„]?{_STRONG}"),
+            (_PASSWORDS, rf"(?:[Uu]se|[Tt]ry|[Ee]nter|[Tt]ype|[Ww]ith|[Nn]imm)(?: |: )[\"'`«„]?{_STRONG}"),
         )
     ),
     _rule(

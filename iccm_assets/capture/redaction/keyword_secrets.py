@@ -14,7 +14,12 @@ from enum import IntEnum
 from functools import lru_cache
 
 from iccm_assets.capture.redaction.rules import Span
-from iccm_assets.capture.redaction.token_secrets import has_high_entropy, is_keyboard_mash, is_mixed
+from iccm_assets.capture.redaction.token_secrets import (
+    has_high_entropy,
+    is_filler,
+    is_keyboard_mash,
+    is_mixed,
+)
 
 # Stems, lower case, by the kind of a value under such a name.
 _STEMS = {
@@ -26,7 +31,7 @@ _STEMS = {
         " jelszo heslo mật khẩu पासवर्ड סיסמה รหัสผ่าน κωδικός mdp"
     ),
     "TOKEN": "token jwt 令牌 トークン токен jeton",
-    "SECRET": "secret credential секрет geheimnis csrf xsrf sessionid session_id sessid",
+    "SECRET": "_session secret credential секрет geheimnis csrf xsrf sessionid session_id sessid",
     "API_KEY": "apikey apiキー 密钥 密鑰 秘钥 ключ",
 }
 _PHRASES = {"mot de passe": "PASSWORD", "كلمة المرور": "PASSWORD"}
@@ -112,6 +117,7 @@ _QUOTED = re.compile(
 _TO_SPACE = re.compile(r"[^\s\"'`<>]{1,500}")
 _TO_LINE_END = re.compile(r"[^\s\"'`<>]{1,200}(?=\s{0,20}(?:\n|$))")
 _TO_SEMICOLON = re.compile(r"[^\s\"'`<>;]{1,500}")
+_IN_SENTENCE = re.compile(r"[^\s\"'`<>,;(){}\[\]|，。、；]{1,500}")
 _BARE = re.compile(r"[^\s\"'`<>,;&(){}\[\]|，。、；]{1,500}")
 _REST_OF_NAME = re.compile(r"[A-Za-z0-9_-]{0,30}")
 # After a value without quotes: the end of its line, or another name with a value.
@@ -120,7 +126,9 @@ _APP_PASSWORD = re.compile(r"[a-z]{4}(?: [a-z]{4}){3}")  # as Google shows it
 _COMPARISONS = {"==", "!=", "===", "!=="}
 _SHORT_NAMES = {"pass", "pw", "pat", "auth", "sid", "salt"}  # also words of prose
 # An address of a resource: arn:aws:secretsmanager:eu-west-1:1:secret:name.
-_OF_RESOURCE = re.compile(r"(?:\barn:[\w-]|\burn:[\w-])[^\s\"']{0,90}$")
+_OF_RESOURCE = re.compile(
+    r"(?:\barn:[\w-]|\burn:[\w-])[^\s\"']{0,90}$|(?:checksum|digest|sha\d{1,3}|fingerprint)[/._-]$"
+)
 # validate_password("x") in a test: no password of anybody.
 _OF_CHECK = re.compile(
     r"(?:valid\w{0,10}|check|is|strength|score|strong|weak|hash|mask|redact|rate|entropy|count|contains?|test|has)_?(?:\w{1,20}_)?$"
@@ -181,7 +189,7 @@ _CONVENTION = re.compile(
     r"[a-z]+\d{0,3}(?:[-_./:@]+[a-z\d]+)*|[A-Z]+\d{0,3}(?:_+[A-Z\d]+)*|[A-Za-z][a-z]+(?:[A-Z][a-z]+)*\d{0,3}"
 )
 _TEMPLATE = re.compile(
-    r"[<{(\[\\]|##|!(?:vault|Ref|Sub|GetAtt|secret|env)(?:_[a-z]{1,20})?\b|\*\*|\$[{(A-Z]|\$_[A-Z]|%[({]|.*\$\{|.*\{\w{0,40}\}|.*%[sd](?!\w)|.*(?:\.{3}|\*{3}|…|xxxx)"
+    r"[<{(\[\\]|##|\*[a-z]\w*\.[A-Z]|!(?:vault|Ref|Sub|GetAtt|secret|env)(?:_[a-z]{1,20})?\b|\*\*|\$[{(A-Z]|\$_[A-Z]|%[({]|.*\$\{|.*\{\w{0,40}\}|.*%[sd](?!\w)|.*(?:\.{3}|\*{3}|…|xxxx)"
     r"|(?:self|os|process|settings|config|env|None|True|False|null|true|false)\b"
 )
 _EXPLANATORY = re.compile(
@@ -189,6 +197,13 @@ _EXPLANATORY = re.compile(
 )
 # Labels in other languages, too.
 _EXPLAINS = re.compile(f"{_EXPLANATORY.pattern}|{'|'.join(name for name in _KINDS if len(name) > 5)}|geheim")
+_OF_SOMEBODY = re.compile(
+    r"(?<![\w.-])(?:new|current|the|my|our|your|old|initial|default|guest|root|admin|wi-?fi|neues|das|nouveau|le|la|nueva)\s"
+    r"(?:[\w-]{1,20}\s)?[\w-]{0,20}$"
+)
+_JOINED_WORDS = re.compile(
+    r"[a-z]{12,40}(?<!tion)(?<!ed)(?<!ing)(?<!tor)(?<!ble)(?<!ive)(?<!ic)(?<!ment)(?<!ly)(?<!al)"
+)
 _FUNCTION_WORDS = re.compile(
     r"\b(?:an?|and|as|at|by|can|enter|for|from|in|is|it|must|new|not?|of|on|or|the|to|with)\b"
 )
@@ -250,12 +265,19 @@ def is_secret(value: str, kind: str, *, quoted: bool = True) -> bool:
         return False
     if _is_reference(value) or _VERSION.fullmatch(value):
         return False
-    return not _is_name_like(value) or (kind == "SECRET" and quoted and _is_chosen(value, Certainty.SENTENCE))
+    return not _is_name_like(value) or (
+        kind == "SECRET" and is_strong(value) and _is_chosen(value, Certainty.SENTENCE)
+    )
 
 
 def _is_reference(value: str) -> bool:
     """Whether a value is a template, the name of an algorithm or type, a URL or a path."""
-    if _TEMPLATE.match(value) or _TECHNICAL.fullmatch(value) or _COLOUR.fullmatch(value):
+    if (
+        value.endswith(("EXAMPLE", "EXAMPLEKEY"))
+        or _TEMPLATE.match(value)
+        or _TECHNICAL.fullmatch(value)
+        or _COLOUR.fullmatch(value)
+    ):
         return True
     return _URL.match(value) is not None and not (_KEY_BYTES.fullmatch(value) and has_high_entropy(value))
 
@@ -290,14 +312,14 @@ def _is_diceware(value: str, fewest: int = 4) -> bool:
     )
 
 
-def _is_session_secret(value: str) -> bool:
-    """Whether the words of a sentence are the secret of a session: these need not look random."""
+def _is_phrase(value: str) -> bool:
+    """Whether this is a sentence that someone chose, where a name says that it is one or its place is sure."""
     return (
         len(value) <= 80
         and 3 <= value.count(" ") <= 9
         and re.fullmatch(r"[a-z\d]+(?: [a-z\d]+)*", value) is not None
-        and _has_digit(value)
-        and not _EXPLANATORY.search(value)
+        and len(set(value.split())) >= 4
+        and not (_EXPLANATORY.search(value) or _FUNCTION_WORDS.match(value))
     )
 
 
@@ -310,7 +332,8 @@ def _is_name_like(value: str) -> bool:
 
 def _is_ordinary(value: str, kind: str, certainty: Certainty) -> bool:
     """Whether a namelike value is harmless: what people choose as a password may look like a name."""
-    return _is_name_like(value) and not (kind == "PASSWORD" and _is_chosen(value, certainty))
+    chosen = kind == "PASSWORD" or (kind == "SECRET" and is_strong(value))
+    return _is_name_like(value) and not (chosen and _is_chosen(value, certainty))
 
 
 def _is_chosen(value: str, certainty: Certainty) -> bool:
@@ -390,8 +413,11 @@ def _find_value(text: str, lower: str, name: re.Match[str]) -> Span | None:
         return None
     quoted = _QUOTED.match(text, sign.end())
     if quoted is not None:
-        of_check = sign["call"] == "(" and _OF_CHECK.search(before)
-        return None if of_check else _find_quoted(quoted, sign, kind, name[0])
+        line = before.rpartition("\n")[2]
+        of_check = sign["call"] and (
+            _OF_CHECK.search(before) or line.lstrip().startswith(("assert ", ">>> "))
+        )
+        return None if of_check else _find_quoted(quoted, sign, kind, name)
     return _find_bare(text, sign, kind, before, name)
 
 
@@ -408,22 +434,21 @@ def _is_placeholder(text: str, name: re.Match[str], sign: re.Match[str]) -> bool
     )
 
 
-def _find_quoted(value: re.Match[str], sign: re.Match[str], kind: str, stem: str) -> Span | None:
+def _find_quoted(value: re.Match[str], sign: re.Match[str], kind: str, name: re.Match[str]) -> Span | None:
     group = "x" if value["x"] is not None else "y"
+    secret, span = value[group], (*value.span(group), kind)
     firm = bool(sign["prose"]) and _is_firm(sign)
-    if (
-        stem == "passphrase"
-        and sign["eq"] not in _COMPARISONS
-        and _is_diceware(value[group], 3 if firm else 4)
-    ):
-        return *value.span(group), kind
-    if kind == "SECRET" and sign["eq"] in {":", "="} and _is_session_secret(value[group]):
-        return *value.span(group), kind
+    if name[0] == "passphrase" and sign["eq"] not in _COMPARISONS and _is_diceware(secret, 3 if firm else 4):
+        return span
+    stem = value.string[name.start() : name.end()]
+    of_sentence = sign["prose"] or sign["eq"] in {":", "="}
+    if of_sentence and (stem.isupper() or name[0] in {"secret", "passphrase"}) and _is_phrase(secret):
+        return span
     loose = sign["call"] or sign["prose"] or sign["space"] or sign["eq"] in _COMPARISONS
     certainty = Certainty.SETTING if firm else Certainty.WORDS
-    if (loose and _is_ordinary(value[group], kind, certainty)) or not is_secret(value[group], kind):
+    if (loose and _is_ordinary(secret, kind, certainty)) or not is_secret(secret, kind):
         return None
-    return *value.span(group), kind
+    return span
 
 
 def _find_bare(text: str, sign: re.Match[str], kind: str, before: str, name: re.Match[str]) -> Span | None:
@@ -436,16 +461,26 @@ def _find_bare(text: str, sign: re.Match[str], kind: str, before: str, name: re.
     form = _TO_SPACE if env or (on_line and (tight or sign[0] == ": ")) else _BARE
     if tight and re.search(r";[ \w]{0,40}$", before):
         form = _TO_SEMICOLON
-    elif sign["prose"] and _TO_LINE_END.match(text, sign.end()):
-        form = _TO_LINE_END
+    elif sign["prose"]:
+        form = _TO_LINE_END if _TO_LINE_END.match(text, sign.end()) else _IN_SENTENCE
     value = _bare_value(text, sign, env, form)
     if kind == "PASSWORD" and _is_option(text, sign, before, value):
         return sign.end(), sign.end() + len(value), kind
     certainty = _get_certainty(text, sign, before, name, value, on_line)
+    if kind == "PASSWORD" and sign[0] == ": " and _is_told(text, sign, before, value):
+        return sign.end(), sign.end() + len(value), kind
     phrase = name[0] == "passphrase" and certainty is Certainty.SETTING and _is_diceware(value)
     if not (phrase or (env and _is_env_value(value)) or _is_bare_secret(value, sign, kind, certainty)):
         return None
     return sign.end(), sign.end() + len(value), kind
+
+
+def _is_told(text: str, sign: re.Match[str], before: str, value: str) -> bool:
+    """Whether letters end a line that says whose password they are, unlike a message about one."""
+    ends_line = text[sign.end() + len(value) : sign.end() + len(value) + 1] in {"", "\n"}
+    return (
+        ends_line and _OF_SOMEBODY.search(before) is not None and _JOINED_WORDS.fullmatch(value) is not None
+    )
 
 
 def _get_certainty(
@@ -502,14 +537,14 @@ def _bare_value(text: str, sign: re.Match[str], env: bool, form: re.Pattern[str]
     value = _NEXT_PAIR.split(value, maxsplit=1)[0].rstrip(".,;:)]}")
     # Of a sentence, unless it is what makes the value a password.
     stripped = value.rstrip(".,;:!?)]}")
-    return value if form is not _BARE and _has_digit(value) else stripped
+    return value if form not in (_BARE, _IN_SENTENCE, _TO_LINE_END) and _has_digit(value) else stripped
 
 
 def _is_env_value(value: str) -> bool:
     """Whether a ``.env`` line holds a secret: after the name of one, almost every value is."""
     if len(value) < 6 or value.isupper() or _STAND_IN.fullmatch(value):
         return False
-    return not (_TEMPLATE.match(value) or _URL.match(value))
+    return not (_TEMPLATE.match(value) or _URL.match(value) or is_filler(value))
 
 
 def _is_bare_secret(value: str, sign: re.Match[str], kind: str, certainty: Certainty) -> bool:

@@ -53,7 +53,7 @@ def is_mixed(text: str) -> bool:
 
 
 _FILLER = re.compile(
-    r"[xX]{6}|(?<![A-Za-z0-9])(?:X{3,5}|Y{3,}|Z{3,})(?![A-Za-z0-9])|0{12}|[_.*-]{8}|EXAMPLE(?:KEY)?$|(?i:your|example|placeholder|redacted)[-_]"
+    r"[xX]{6}|(?<![A-Za-z0-9])(?:X{3,5}|Y{3,}|Z{3,})(?![A-Za-z0-9])|0{12}|[_.*-]{8}|EXAMPLE(?:KEY)?$|^s3pPLMBiTxaQ9kYG|(?i:your|example|placeholder|redacted)[-_]"
 )
 _RANDOM_TAIL = re.compile(r"(?=[a-z]*[0-9])[0-9a-z]{24,}")
 
@@ -202,7 +202,7 @@ _PUBLIC_DATA = re.compile(
 # What is named as public, as an identifier, or as a digest.
 _PUBLIC_NAME = re.compile(
     r"(?i)(?:(?:public|publishable|site|websocket)[ _-]?(?:key|accept)|(?<!session)(?<!sess)(?<!secret)(?<!auth)[_-]id(?:-2)?|etag|digest"
-    r"|integrity|checksum|fingerprint|content-md5|declare_id!|pubkey|program(?:_?id)?|address)"
+    r"|integrity|checksum|fingerprint|content-md5|declare_id!|[\"'][xyn]|pubkey|program(?:_?id)?|address)"
     r"(?:\\?[\"'])?\s{0,3}[:=(]\s{0,3}(?:\\?[\"'])?$"
 )
 _CHAIN_ADDRESS = re.compile(r"0x[0-9A-Fa-f]{40}")
@@ -219,7 +219,7 @@ class _HighEntropyRule(RedactionRule):
         public = _PUBLIC_DATA.finditer(text)
         data = next(public, None)
         for match in self.pattern.finditer(text):
-            if not has_high_entropy(match[0]) or _is_readable_base64(match[0]):
+            if not has_high_entropy(match[0]) or is_filler(match[0]) or _is_readable_base64(match[0]):
                 continue
             if _PUBLIC_NAME.search(text, max(0, match.start() - 32), match.start()):
                 continue
