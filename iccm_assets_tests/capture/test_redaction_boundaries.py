@@ -49,14 +49,14 @@ def test_a_password_is_replaced_wherever_the_document_has_it():
     secret = "Tr0ub4dor&3x"
     document = {
         "settings": {"password": secret},
-        "text": f"log in with {secret}, not with x{secret} or {secret}y",
+        "text": f"say {secret}, not x{secret} or {secret}y",
         "names": [secret],
         f"key {secret}": 1,
     }
     redacted, counts = redact_document(document)
     assert redacted["settings"] == {"password": "<PASSWORD>"} and redacted["names"] == ["<PASSWORD>"]
     # Only as a word of its own: other texts may contain its letters.
-    assert redacted["text"] == f"log in with <PASSWORD>, not with x{secret} or {secret}y"
+    assert redacted["text"] == f"say <PASSWORD>, not x{secret} or {secret}y"
     assert redacted["key <PASSWORD>"] == 1 and counts == {"PASSWORD": 4}
 
 

@@ -128,21 +128,26 @@ def _read_header(line: str) -> tuple[str, int, dict[int, str]]:
 
 # What a call expects as its password: the callees, by the number of arguments before it.
 _POSITIONAL = {
-    0: "client.auth redis.auth jedis.auth redisClient.auth cookieParser hmac.new AES.new SecretKeySpec Serializer",
-    1: "createHmac jwt.sign jwt.verify jwt.encode jwt.decode HMAC.hexdigest createCipheriv createDecipheriv AES.encrypt"
-    " AES.decrypt hmac.New X509Certificate2 WiFi.begin WiFi.softAP wlan.connect wifi.connect sta.connect login Login simple_bind simple_bind_s"
-    " bind bind_s HTTPBasicAuth HTTPDigestAuth httpbasicauth HTTPProxyAuth BasicAuth SetBasicAuth setBasicAuth basicAuth"
-    " basic_auth withBasicAuth setHttpAuth Credentials.basic auth.basic auth.Basic AuthTokens.basic UserPassword"
-    " NetworkCredential NetworkCredentials UsernamePasswordCredentials UsernamePasswordCredential PasswordCredential"
-    " UsernamePasswordAuthenticationToken PasswordAuthentication PasswordAuthenticator PlainTextAuthProvider PlainCredentials"
-    " Credential Credentials setCredentials SetCredentials withCredentials credentials auth authenticate Authenticate signIn sign_in logIn log_in"
-    " oci_connect cx_Oracle.connect oracledb.connect getKey getEntry .load openssl_pkey_get_private loadKeyMaterial"
-    " loadTrustMaterial username_pw_set connectWith createCredentials Basic PasswordProtection KeyPairLoader kmf.init",
-    # The keys of signatures and ciphers, too.
-    2: "hash_hmac smtp.PlainAuth PlainAuth PDO mysqli mysqli_connect mysql_connect mysql_pconnect odbc_connect getConnection"
-    " ldap_bind ftp_login ssh2_auth_password imap_open imap_login DBI->connect connect Sequelize create_user"
-    " create_superuser createUser add_user signInWithEmailAndPassword createUserWithEmailAndPassword FTP FTP_TLS"
-    " createCredential MongoCredential SMTPHandler pg_connect AddUser setEntry Database.connect DriverManagerDataSource sql.Open",
+    0: "client.auth redis.auth jedis.auth redisClient.auth cookieParser hmac.new AES.new SecretKeySpec"
+    " Serializer",
+    1: "createHmac jwt.sign jwt.verify jwt.encode jwt.decode HMAC.hexdigest createCipheriv"
+    " createDecipheriv AES.encrypt AES.decrypt hmac.New X509Certificate2 WiFi.begin WiFi.softAP"
+    " wlan.connect wifi.connect sta.connect login Login simple_bind simple_bind_s bind bind_s"
+    " HTTPBasicAuth HTTPDigestAuth httpbasicauth HTTPProxyAuth BasicAuth SetBasicAuth setBasicAuth"
+    " basicAuth basic_auth withBasicAuth setHttpAuth Credentials.basic auth.basic auth.Basic"
+    " AuthTokens.basic UserPassword NetworkCredential NetworkCredentials UsernamePasswordCredentials"
+    " UsernamePasswordCredential PasswordCredential UsernamePasswordAuthenticationToken"
+    " PasswordAuthentication PasswordAuthenticator PlainTextAuthProvider PlainCredentials Credential"
+    " Credentials setCredentials SetCredentials withCredentials credentials auth authenticate"
+    " Authenticate signIn sign_in logIn log_in oci_connect cx_Oracle.connect oracledb.connect getKey"
+    " getEntry .load openssl_pkey_get_private loadKeyMaterial loadTrustMaterial username_pw_set"
+    " connectWith createCredentials Basic PasswordProtection KeyPairLoader kmf.init",
+    2: "hash_hmac smtp.PlainAuth PlainAuth PDO mysqli mysqli_connect mysql_connect mysql_pconnect"
+    " odbc_connect getConnection ldap_bind ftp_login ssh2_auth_password imap_open imap_login"
+    " DBI->connect connect Sequelize create_user create_superuser createUser add_user"
+    " signInWithEmailAndPassword createUserWithEmailAndPassword FTP FTP_TLS createCredential"
+    " MongoCredential SMTPHandler pg_connect AddUser setEntry Database.connect DriverManagerDataSource"
+    " sql.Open",
     3: "connect create_user create_superuser createUser",
 }
 _ARGUMENT = (
@@ -235,7 +240,7 @@ _STRONG = r"(?P<x>(?=[^\s\"'`<>(){}\[\],;\\|/]{0,39}\d)[^\s\"'`<>(){}\[\],;\\|/]
 # Before a user with a password: what says that this is none of the other things with such a sign.
 _BEFORE_USER = re.compile(
     r"(?:\b(?:with|as|to|from|is|are|use|using|via|und|and|mit|als|von|auf|con|como|avec|com|connect|login|creds?|credentials"
-    r"|user|account|in)|[:(=,»—–-]|^|[\"'`])\s{0,2}[\"'`(]?[A-Za-z][\w.@+-]{1,40}$"
+    r"|user|account|in)|[:(=,»—–-]|^|[\"'`])\s{0,2}[\"'`(]?[A-Za-z][\w.@+-]{0,40}$"
 )
 
 

@@ -259,7 +259,9 @@ def is_secret(value: str, kind: str, *, quoted: bool = True) -> bool:
     if kind == "PASSWORD":
         return not _is_reference(value) and _is_password(value, quoted)
     # Cheap questions first: a hostile text asks them at every few characters.
-    if len(value) < (8 if kind == "API_KEY" else 12) or " " in value:
+    if len(value) < 8 or " " in value:
+        return False
+    if len(value) < 12 and kind != "API_KEY" and not (kind == "SECRET" and is_strong(value)):
         return False
     if not (_has_digit(value) or is_keyboard_mash(value)):
         return False
@@ -441,8 +443,9 @@ def _find_quoted(value: re.Match[str], sign: re.Match[str], kind: str, name: re.
     if name[0] == "passphrase" and sign["eq"] not in _COMPARISONS and _is_diceware(secret, 3 if firm else 4):
         return span
     stem = value.string[name.start() : name.end()]
-    of_sentence = sign["prose"] or sign["eq"] in {":", "="}
-    if of_sentence and (stem.isupper() or name[0] in {"secret", "passphrase"}) and _is_phrase(secret):
+    named = value.string[name.start() : name.end()].isupper() and sign["eq"] == "="
+    named = named or (firm and name[0] == "passphrase") or (name[0] == "secret" and _has_digit(secret))
+    if named and (firm or sign["eq"] in {":", "="}) and _is_phrase(secret):
         return span
     loose = sign["call"] or sign["prose"] or sign["space"] or sign["eq"] in _COMPARISONS
     certainty = Certainty.SETTING if firm else Certainty.WORDS
@@ -492,7 +495,7 @@ def _get_certainty(
         # password = user_input2
         return Certainty.WORDS if " =" in sign[0] or after in {",", ";", ")"} else Certainty.SETTING
     # As logs write it: password=…, but not a further argument of a call.
-    logged = sign[0] == "=" and (_AFTER_WORD.search(before) is not None or after in {"", " ", "\n"})
+    logged = sign[0] == "=" and (_AFTER_WORD.search(before) is not None or after in {"", " ", "\n", "!", "?"})
     if on_line or logged or sign["default"] or _is_argument(sign, before):
         return Certainty.SETTING
     if sign[0].strip() == ":" and _is_in_sentence(text, sign, name, value):
