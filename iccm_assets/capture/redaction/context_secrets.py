@@ -225,21 +225,26 @@ class _InsertRule(RedactionRule):
 
 _NEXT_ROW = re.compile(r"\s{0,20},\s{0,20}(?=\()")
 _CREDENTIALS = re.compile(
-    r"(?i)\blog(?:ged|ging)?[ -]?(?:in|on)\b|\bsign(?:ed)?[ -]?in\b|\blogins?\b|credential|\bcreds\b|passw|\bpw\b|\bpass\b"
-    r"|connect(?:ed|ing)? |zugang|zugänge|anmeld|einlogg|account|contraseña|mot de passe|identifiant|connexion|senha|acceso|acces"
+    r"(?i)\blog(?:ged|ging)?[ -]?(?:in|on)\b|\bsign(?:ed)?[ -]?in\b|\blogins?\b|credential|\bcreds\b"
+    r"|passw|\bpw\b|\bpass\b"
+    r"|connect(?:ed|ing)? |zugang|zugänge|anmeld|einlogg|account|contraseña|mot de passe|identifiant"
+    r"|connexion|senha|acceso|acces"
     r"|benutzer|\busers?\b|inlog|hasło|логин|пароль"
 )
 _PASSWORDS = re.compile(
-    r"(?i)passw|passphrase|passcode|\bpw\b|\bpwd\b|kennwort|contraseña|mot de passe|senha|hasło|wachtwoord|\blogin\b|\blog in\b|credential"
+    r"(?i)passw|passphrase|passcode|\bpw\b|\bpwd\b|kennwort|contraseña|mot de passe|senha|hasło"
+    r"|wachtwoord|\blogin\b|\blog in\b|credential"
 )
 _OF_CREDENTIALS = (
-    *("assw", "assp", "assc", "asse", "pw", "ogin", "og i", "ogged", "ign i", "redential", "reds "),
+    *("assw", "assp", "assc", "asse", "pw", "ogin", "og i", "redential", "reds "),
     *("onnect", "ennwort", "gangsdaten", "ontrase"),
 )
 _STRONG = r"(?P<x>(?=[^\s\"'`<>(){}\[\],;\\|/]{0,39}\d)[^\s\"'`<>(){}\[\],;\\|/]{7,40})(?![\w/])"
+_DIGIT_OF_WORD = re.compile(r"\d(?:(?<=[^\W\d]\d)|(?<=[-.!#$%^&*?~+@]\d)|[^\W\d_])")
 # Before a user with a password: what says that this is none of the other things with such a sign.
 _BEFORE_USER = re.compile(
-    r"(?:\b(?:with|as|to|from|is|are|use|using|via|und|and|mit|als|von|auf|con|como|avec|com|connect|login|creds?|credentials"
+    r"(?:\b(?:with|as|to|from|is|are|use|using|via|und|and|mit|als|von|auf|con|como|avec|com|connect"
+    r"|login|creds?|credentials"
     r"|user|account|in)|[:(=,»—–-]|^|[\"'`])\s{0,2}[\"'`(]?[A-Za-z][\w.@+-]{0,40}$"
 )
 
@@ -263,7 +268,8 @@ def _is_near(words: re.Pattern[str]) -> Callable[[re.Match[str]], bool]:
 _OF_FILES = re.compile(r"::|\.[a-z]{2,4}(?:[:#]|$)")
 _OF_SENTENCES = re.compile(r"\b(?:the|and|with|from|are|your?|for|not|should|must|was|have|can)\b")
 _LABEL_ABOVE = re.compile(
-    r"(?i)(?:passw(?:or[dt])?|passphrase|passcode|kennwort|secret|token|api[ _-]?key|recovery (?:code|key))s?\b[^\n]{0,120}:[ \t*`]{0,4}"
+    r"(?i)(?:passw(?:or[dt])?|passphrase|passcode|kennwort|secret|token|api[ _-]?key|recovery (?:code"
+    r"|key))s?\b[^\n]{0,120}:[ \t*`]{0,4}"
     r"(?:\n(?:[^\n|]{0,60}[|>#]|[ \t]{0,12}[*-]?|```\w{0,10})[ \t]{0,8}(?=\n)){0,3}"
     r"\n(?:[^\n|]{0,60}\|)?[ \t>#`*-]{0,16}(?P<x>[^\s<>`|]{8,200})[`*]{0,2}[ \t\r]{0,8}(?=\n|$)"
 )
@@ -274,8 +280,10 @@ _OF_PIN = re.compile(
 )
 # What prints a secret, and nothing else.
 _PRINTED = re.compile(
-    r"(?:\bget secrets? [^\n]{1,200}base64 (?:-d|-D|--decode)\b|\b(?:go)?pass show|\bvault (?:kv get|read) [^\n]{0,80}-field"
-    r"|\bop read|\bfind-generic-password|--query SecretString|\bprint[\w-]{0,20}-password)[^\n]{0,160}\n(?P<x>[^\s<>]{8,200})[ \r]{0,4}(?=\n|$)"
+    r"(?:\bget secrets? [^\n]{1,200}base64 (?:-d|-D|--decode)\b|\b(?:go)?pass show|\bvault (?:kv get"
+    r"|read) [^\n]{0,80}-field"
+    r"|\bop read|\bfind-generic-password|--query SecretString"
+    r"|\bprint[\w-]{0,20}-password)[^\n]{0,160}\n(?P<x>[^\s<>]{8,200})[ \r]{0,4}(?=\n|$)"
 )
 
 
@@ -299,7 +307,8 @@ _RULES = (
     _rule("TOKEN", r"\b[Bb]earer\s{1,4}(?P<x>(?=[\w.~+/-]{0,200}\d)[\w.~+/-]{12,}=*)", "earer"),
     _rule(
         "TOKEN",
-        r"(?i)\bauthorization\\?[\"']?\]?\s{0,4}[:=,]\s{0,4}\\?[\"']?(?:(?:basic|token|apikey|api-key|digest|key"
+        r"(?i)\bauthorization\\?[\"']?\]?\s{0,4}[:=,]\s{0,4}\\?[\"']?(?:(?:basic|token|apikey|api-key"
+        r"|digest|key"
         r"|negotiate)\s{1,4})?(?:token=)?(?P<x>(?=[\w.~+/:-]{0,200}(?:\d|=))[\w.~+/:-]{8,}+=*+)",
         "uthorization",
         "UTHORIZATION",
@@ -317,7 +326,8 @@ _RULES = (
     ),
     _rule(
         "TOKEN",
-        r"(?i)\b(?:x-honeycomb-team|x-honeycomb-dataset-key|otlp_(?:\w{1,20}_)?headers\\?[\"']?\s?[:=]\s?\\?[\"']?[\w-]{1,60})"
+        r"(?i)\b(?:x-honeycomb-team|x-honeycomb-dataset-key"
+        r"|otlp_(?:\w{1,20}_)?headers\\?[\"']?\s?[:=]\s?\\?[\"']?[\w-]{1,60})"
         r"\\?[\"']?\s?[:=]\s?\\?[\"']?(?P<x>[\w.~+/-]{16,200}=*)",
         "oneycomb",
         "OTLP_",
@@ -342,7 +352,8 @@ _RULES = (
     # .netrc, on one line or several, also escaped or with line numbers: its words are in pairs, in any order.
     _rule(
         "PASSWORD",
-        rf"\b(?:machine{_GAP}[\w.*:-]{{1,200}}|default)(?:{_GAP}(?:login|account|user){_GAP}[^\s\\]{{1,100}}){{0,3}}"
+        rf"\b(?:machine{_GAP}[\w.*:-]{{1,200}}|default)(?:{_GAP}(?:login|account"
+        rf"|user){_GAP}[^\s\\]{{1,100}}){{0,3}}"
         rf"{_GAP}passw(?:or)?d{_GAP}(?P<x>[^\s<>$\\\"']{{4,200}})",
         "passw",
         holds=lambda match: not re.match(r"\w+[(\[]|\{", match["x"]),
@@ -562,7 +573,8 @@ _RULES = (
     # A cookie that a browser exports.
     _rule(
         "COOKIE",
-        r"(?i)\\?[\"']name\\?[\"']\s?:\s?\\?[\"'][\w.-]{0,60}(?:sess|auth|sid|token|csrf|xsrf|remember|login|jwt|identity)[\w.-]{0,60}"
+        r"(?i)\\?[\"']name\\?[\"']\s?:\s?\\?[\"'][\w.-]{0,60}(?:sess|auth|sid|token|csrf|xsrf|remember"
+        r"|login|jwt|identity)[\w.-]{0,60}"
         r"\\?[\"'],\s{0,20}(?:\\?[\"']\w{1,20}\\?[\"']\s?:\s?[^\n,{}]{1,80},\s{0,20}){0,6}?\\?[\"']value\\?[\"']\s?:\s?\\?[\"']"
         r"(?P<x>[^\s\"'\\<>]{12,4000})",
         '"name',
@@ -583,7 +595,8 @@ _RULES = (
         "PRIVATE_KEY",
         re.compile(
             r"(?i)(?:mnemonic|(?:seed|recovery|secret|backup|wallet)[ _-]?(?:phrase|words))"
-            r"[^\n]{0,60}?(?:[=:\"'`(]|\b(?:is|are|ist|lautet))\s{0,4}[\"'`]?(?P<x>[a-z]{3,8}(?:[ ,]{1,2}[a-z]{3,8}){11,23})"
+            r"[^\n]{0,60}?(?:[=:\"'`(]|\b(?:is|are|ist"
+            r"|lautet))\s{0,4}[\"'`]?(?P<x>[a-z]{3,8}(?:[ ,]{1,2}[a-z]{3,8}){11,23})"
         ),
         ("nemonic", "NEMONIC", "hrase"),
         lambda match: len(_OF_SENTENCES.findall(match["x"])) < 2,
@@ -592,7 +605,8 @@ _RULES = (
         "PASSWORD",
         re.compile(
             r"(?<![A-Za-z0-9])[pP][iI][nN]\b"
-            r"(?:[ ]?(?:code|number|nummer))?(?: (?:for|of|to|on|für|fuer|der|des|vom|zum|de|del|du|di|da|do)[^\n.;]{1,50}?)?"
+            r"(?:[ ]?(?:code|number|nummer))?(?: (?:for|of|to|on|für|fuer|der|des|vom|zum|de|del|du|di"
+            r"|da|do)[^\n.;]{1,50}?)?"
             r"\s?(?:\bis|\bwas|\bist|\blautet|\best|\bes|\bè|\bé|=|:|：)\s?[\"']?(?P<x>\d{4,8})(?!\w|[.-]\d)"
         ),
         ("PIN", " pin"),
@@ -604,7 +618,8 @@ _RULES = (
     # What a test of a page types, and what a script sends to a prompt.
     _rule(
         "PASSWORD",
-        r"(?i)(?:passw|pwd)[\w-]{0,20}[^\n\"'`]{0,20}[\"'`][)\]]{0,2}[^\n]{0,40}?\.(?:type|fill|send_?keys|setvalue|val|set)"
+        r"(?i)(?:passw|pwd)[\w-]{0,20}[^\n\"'`]{0,20}[\"'`][)\]]{0,2}[^\n]{0,40}?\.(?:type|fill"
+        r"|send_?keys|setvalue|val|set)"
         r"\(\s?[\"'`](?P<x>[^\"'`\n]{6,100})[\"'`]",
         "assw",
         "Passw",
@@ -614,7 +629,8 @@ _RULES = (
     ),
     _rule(
         "PASSWORD",
-        r"(?i)passw(?:or[dt])?\??:?\s?\*?[\"'][^\n\"']{0,20}\s{0,8}(?:exp_)?send(?:line)?(?: --)?[ (][\"'](?P<x>[^\"'\n\\]{4,100}?)(?:\\[rn])*[\"']",
+        r"(?i)passw(?:or[dt])?\??:?\s?\*?[\"'][^\n\"']{0,20}\s{0,8}(?:exp_)?send(?:line)?(?: --)?[ (]"
+        r"[\"'](?P<x>[^\"'\n\\]{4,100}?)(?:\\[rn])*[\"']",
         "assw",
         holds=_is_password,
     ),
@@ -626,27 +642,20 @@ _RULES = (
     ),
     _rule(
         "PASSWORD",
-        r"\b(?:ssh-keygen|cryptsetup|openssl|rar|unrar|plink|pscp|psftp|ipmitool|psexec|cmdkey|winscp|x11vnc|mysqladmin|rclone"
-        r"|PsExec)(?:\.exe)?\s(?:[^\n]{0,160}?\s)?(?:-N|-P|-k|-hp|-p|-pw|-passwd|/pass:|/password=|password|obscure)[ =]?"
+        r"\b(?:ssh-keygen|openssl|plink|mysqladmin)"
+        r"(?:\.exe)?\s(?:[^\n]{0,160}?\s)?(?:-N|-P|-k|-p|-pw|password)[ =]?"
         r"[\"']?(?P<x>(?=[^\s'\"]{0,100}[\d!@#$%^&*])[^\s'\"<>$/][^\s'\"<>]{5,100})",
         "ssh-keygen",
-        "cryptsetup",
         "openssl",
         "plink",
-        "pscp",
-        "ipmitool",
-        "psexec",
-        "PsExec",
-        "cmdkey",
         "mysqladmin",
-        "rclone",
-        "rar ",
         holds=_is_password,
     ),
     # A user, and behind it the password.
     _rule(
         "PASSWORD",
-        r"(?:\bnet user|\brabbitmqctl (?:add_user|change_password)|\brootpw(?: --plaintext)?|\buseradd -p|\bsmbpasswd)\s{1,4}"
+        r"(?:\bnet user|\brabbitmqctl (?:add_user|change_password)|\brootpw(?: --plaintext)?"
+        r"|\buseradd -p|\bsmbpasswd)\s{1,4}"
         r"(?:(?<!rootpw )(?<!plaintext )(?<!-p )[\w.@\\-]{1,60}\s{1,4})?(?P<x>(?![/-])[^\s\"'$<>]{6,100})",
         "net user",
         "rabbitmqctl",
@@ -657,7 +666,8 @@ _RULES = (
     ),
     _rule(
         "PASSWORD",
-        r"\b[uU](?:ser)?\s?[:=]\s?[^\s,;/|]{1,60}[ ,;/|\n]{1,3}[pP](?:w|ass)?\s?[:=]\s?(?P<x>[^\s\"'<>]{6,60})",
+        r"\b[uU](?:ser)?\s?[:=]\s?[^\s,;/|]{1,60}[ ,;/|\n]{1,3}[pP](?:w"
+        r"|ass)?\s?[:=]\s?(?P<x>[^\s\"'<>]{6,60})",
         "user: ",
         "user=",
         "User: ",
@@ -669,7 +679,6 @@ _RULES = (
         r"(?P<x>[A-Za-z0-9_-]{20,200})",
         "key=",
         "appid",
-        "APPID",
         holds=lambda match: is_secret(match["x"], "TOKEN"),
     ),
     _rule(
@@ -681,7 +690,8 @@ _RULES = (
     # A file of cookies.
     _rule(
         "COOKIE",
-        r"(?m)^[\w#.-]{1,100}\t(?:TRUE|FALSE)\t\S{1,100}\t(?:TRUE|FALSE)\t\d{1,12}\t[\w.%-]{1,80}\t(?P<x>\S{12,4000})",
+        r"(?m)^[\w#.-]{1,100}\t(?:TRUE|FALSE)\t\S{1,100}\t(?:TRUE"
+        r"|FALSE)\t\d{1,12}\t[\w.%-]{1,80}\t(?P<x>\S{12,4000})",
         "E\t/",
         holds=_has_digit,
     ),
@@ -690,13 +700,13 @@ _RULES = (
     RedactionRule(
         "PASSWORD",
         _PRINTED,
-        ("et secret", "pass", "-password"),
+        ("et secret", "pass show", "-password"),
         _is_generated,
         remember=True,
     ),
     # In sentences and remarks.
     *(
-        RedactionRule("PASSWORD", re.compile(pattern), _OF_CREDENTIALS, _is_near(words), remember=True)
+        RedactionRule("PASSWORD", re.compile(pattern), _OF_CREDENTIALS, _is_near(words), True, _DIGIT_OF_WORD)
         for words, pattern in (
             (
                 _CREDENTIALS,
@@ -709,13 +719,17 @@ _RULES = (
             (_PASSWORDS, rf"(?:[Uu]se|[Tt]ry|[Ee]nter|[Tt]ype|[Ww]ith|[Nn]imm)(?: |: )[\"'`«„]?{_STRONG}"),
         )
     ),
-    _rule(
+    RedactionRule(
         "PASSWORD",
-        rf"(?<![\w/.-]){_STRONG}[\"'`]?\s(?:is|was|as|ist|war|als|est|es|è)"
-        r"(?: (?:the|our|my|its|your|a|das|unser|mein|le|la|el|il|notre|mon)){0,2}(?: [\w-]{1,20}){0,2}?"
-        r" (?:[Pp]ass(?:word|phrase|wort|code)|pw|PW|[Kk]ennwort|mot de passe|contraseña|senha)\b",
-        *_OF_CREDENTIALS,
-        holds=lambda match: is_strong(match["x"]),
+        re.compile(
+            rf"(?<![\w/.-]){_STRONG}[\"'`]?\s(?:is|was|as|ist|war|als|est|es|è)"
+            r"(?: (?:the|our|my|its|your|a|das|unser|mein|le|la|el|il|notre|mon)){0,2}(?: [\w-]{1,20}){0,2}?"
+            r" (?:[Pp]ass(?:word|phrase|wort|code)|pw|[Kk]ennwort|mot de passe|contraseña)\b"
+        ),
+        ("assw", "assp", "assc", "asse", "pw", "ennwort", "ontrase"),
+        lambda match: is_strong(match["x"]),
+        remember=True,
+        gate=_DIGIT_OF_WORD,
     ),
 )
 CONTEXT_GROUPS = (RuleGroup(_RULES), RuleGroup(tuple(_FURTHER_ARGUMENTS), _QUOTED_ARGUMENT))

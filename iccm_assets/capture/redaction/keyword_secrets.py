@@ -99,14 +99,16 @@ _IS = "is|was|ist|war|lautet|est|es|era|é|è|jest|to|je|är|er|это"
 _ASSIGN = re.compile(
     r"(?:\\{0,3}[\"'`*]{1,3})?[\])]?"
     rf"(?:(?P<default>{_DEFAULT}|[ \t](?:\|\||\?\?|or)[ \t](?=[\"'`]))"
-    rf"|[ \t]{{0,40}}(?P<eq>{_ANNOTATION}|:=|:-|=>|->|<-|===?|!==?|=|:(?!:)|：)[ \t]{{0,8}}(?:!!(?:str|binary)[ \t])?"
+    rf"|[ \t]{{0,40}}(?P<eq>{_ANNOTATION}|:=|:-|=>|->|<-|===?|!==?|=|:(?!:)|：)[ \t]{{0,8}}(?:!!(?:str"
+    rf"|binary)[ \t])?"
     rf"(?:[|>][-+]?\n[ \t]{{1,20}})?{_BEFORE_LITERAL}"
     r"|,?\s{1,40}(?:-\s)?\\{0,3}[\"']?(?:value|content)\\{0,3}[\"']?\s{0,4}(?P<value>[=:])\s{0,4}"
     r"|[ \t]{0,4}(?P<call>[,({])\s{0,8}[\[(]?|(?P<xml>>)"
     r"|(?P<prose>[ \t]{0,3}(?:[ \t](?:for|of|on|at|in|to|für|fuer|zum|zur|vom|von|des|der|du|de|do|da|dos|das"
     r"|del|della|per|pour|para|voor|van|för|till|til|dla|na|pro|od|от|для|к|на)(?:[ \t][\w.-]{1,30}){1,5}"
     rf"(?:[ \t](?:{_IS})(?=[ \t:])|(?=:[ \t]))"
-    r"|[ \t](?:is|was|has been|set)[ \t](?:generated|created|set|reset|changed|for)(?:[ \t][\w.@-]{1,40}){0,4}(?=:[ \t])"
+    r"|[ \t](?:is|was|has been|set)[ \t](?:generated|created|set|reset|changed"
+    r"|for)(?:[ \t][\w.@-]{1,40}){0,4}(?=:[ \t])"
     rf"|[ \t](?:{_IS}|are|as|becomes|on|with)(?=[ \t:])|[—–-]|是|为|為|は|를|은|는|が)[ \t]{{0,3}}"
     r"(?:now |still |just |jetzt |set to )?:?[ \t]{0,2})"
     r"|(?P<space>[ \t]{1,4}))"
@@ -315,7 +317,7 @@ def _is_diceware(value: str, fewest: int = 4) -> bool:
 
 
 def _is_phrase(value: str) -> bool:
-    """Whether this is a sentence that someone chose, where a name says that it is one or its place is sure."""
+    """Whether these words are a sentence that someone chose as a secret."""
     return (
         len(value) <= 80
         and 3 <= value.count(" ") <= 9
@@ -353,7 +355,7 @@ def _is_chosen(value: str, certainty: Certainty) -> bool:
 
 
 def is_strong(value: str) -> bool:
-    """Whether a word looks like a password wherever it stands: letters of both sizes and a digit, and no name."""
+    """Whether a word looks like a password wherever it stands, and not like a name."""
     if not 6 <= len(value) <= 64 or _WORD_AND_VERSION.fullmatch(value) or _URL.match(value):
         return False
     plain = _TECHNICAL_PART.sub("", value)
@@ -442,7 +444,6 @@ def _find_quoted(value: re.Match[str], sign: re.Match[str], kind: str, name: re.
     firm = bool(sign["prose"]) and _is_firm(sign)
     if name[0] == "passphrase" and sign["eq"] not in _COMPARISONS and _is_diceware(secret, 3 if firm else 4):
         return span
-    stem = value.string[name.start() : name.end()]
     named = value.string[name.start() : name.end()].isupper() and sign["eq"] == "="
     named = named or (firm and name[0] == "passphrase") or (name[0] == "secret" and _has_digit(secret))
     if named and (firm or sign["eq"] in {":", "="}) and _is_phrase(secret):

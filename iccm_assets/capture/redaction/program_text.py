@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from iccm_assets.capture.fences import CodeBlock, split_fences
-from iccm_assets.capture.redaction.rules import Place, Span, place_anywhere
+from iccm_assets.capture.redaction.rules import Place, Span
 from iccm_assets.sandbox.python_source import parse_python
 
 _LITERAL = re.compile(
@@ -43,8 +43,8 @@ _LAST_BACKSLASHES = re.compile(r"\\+$")
 def get_program_kind(text: str) -> str:
     """Return ``program`` for Python and JSON, ``values`` for names and expressions only, else ''.
 
-    The latter may be Python, or a ``.env`` file or a table, where values without quotes are no names; a single
-    word is a value and no program.
+    The latter may be Python, or a ``.env`` file or a table, where values without quotes are no names; a
+    single word is a value and no program.
     """
     if text.lstrip()[:1] in ("{", "["):
         try:

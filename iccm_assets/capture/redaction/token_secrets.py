@@ -201,7 +201,8 @@ _PUBLIC_DATA = re.compile(
 
 # What is named as public, as an identifier, or as a digest.
 _PUBLIC_NAME = re.compile(
-    r"(?i)(?:(?:public|publishable|site|websocket)[ _-]?(?:key|accept)|(?<!session)(?<!sess)(?<!secret)(?<!auth)[_-]id(?:-2)?|etag|digest"
+    r"(?i)(?:(?:public|publishable|site|websocket)[ _-]?(?:key|accept)"
+    r"|(?<!session)(?<!sess)(?<!secret)(?<!auth)[_-]id(?:-2)?|etag|digest"
     r"|integrity|checksum|fingerprint|content-md5|declare_id!|[\"'][xyn]|pubkey|program(?:_?id)?|address)"
     r"(?:\\?[\"'])?\s{0,3}[:=(]\s{0,3}(?:\\?[\"'])?$"
 )
