@@ -11,9 +11,14 @@ from iccm_assets.capture.redaction.token_secrets import is_keyboard_mash
 
 
 def _rule(
-    kind: str, pattern: str, *hints: str, holds: Callable[[re.Match[str]], bool] = RedactionRule.holds
+    kind: str,
+    pattern: str,
+    *hints: str,
+    holds: Callable[[re.Match[str]], bool] = RedactionRule.holds,
+    gate: str | None = None,
 ) -> RedactionRule:
-    return RedactionRule(kind, re.compile(pattern), hints, holds, remember=kind == "PASSWORD")
+    gated = re.compile(gate) if gate else None
+    return RedactionRule(kind, re.compile(pattern), hints, holds, kind == "PASSWORD", gated)
 
 
 def _is_password(match: re.Match[str]) -> bool:
@@ -626,6 +631,7 @@ _RULES = (
         "pwd",
         "Pwd",
         holds=_is_password,
+        gate=r"\.(?:type|fill|send_?[kK]eys|setValue|val|set)\(",
     ),
     _rule(
         "PASSWORD",
@@ -633,6 +639,7 @@ _RULES = (
         r"[\"'](?P<x>[^\"'\n\\]{4,100}?)(?:\\[rn])*[\"']",
         "assw",
         holds=_is_password,
+        gate=r"send(?:line)?(?: --)?[ (][\"']",
     ),
     _rule(
         "PASSWORD",
@@ -696,7 +703,7 @@ _RULES = (
         holds=_has_digit,
     ),
     # A label, and below it the value.
-    RedactionRule("PASSWORD", _LABEL_ABOVE, _OF_HEADERS, _is_generated, remember=True),
+    RedactionRule("PASSWORD", _LABEL_ABOVE, _OF_HEADERS, _is_generated, True, re.compile(r":[ \t*`]{0,4}\n")),
     RedactionRule(
         "PASSWORD",
         _PRINTED,
