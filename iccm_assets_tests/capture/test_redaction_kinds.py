@@ -203,7 +203,9 @@ PLACES_OF_CHOSEN = [
     "I set it to %s when it asked for a master password.",
     "-- connect ledger/%s@ORCL", "<!-- htpasswd for the site: a / %s -->",
     "credentials are admin:%s, firmware 7",
-    "My wifi key is \"%s\", is the quote a problem?", "%s is my password",
+    "the db password (%s) is old", "Zugang: tester / %s", "**Password:** %s", "<td>Password</td><td>%s</td>",
+    "| password | %s |", "setx DB_PASSWORD \"%s\"", "My wifi key is \"%s\", is the quote a problem?",
+    "%s is my password",
 ]  # fmt: skip
 CHOSEN = ["Wald-Weg17", "Kl3e_Blatt", "Tr0pen#Frucht", "Gr4swurzel!", "0strich-Farm88"]
 MORE_SECRETS = [

@@ -147,7 +147,8 @@ _POSITIONAL = {
     " Authenticate signIn sign_in logIn log_in oci_connect cx_Oracle.connect oracledb.connect getKey"
     " getEntry .load openssl_pkey_get_private loadKeyMaterial loadTrustMaterial username_pw_set"
     " connectWith createCredentials Basic PasswordProtection KeyPairLoader kmf.init",
-    2: "hash_hmac smtp.PlainAuth PlainAuth PDO mysqli mysqli_connect mysql_connect mysql_pconnect"
+    2: "createConnection FTP.open hash_hmac smtp.PlainAuth PlainAuth PDO mysqli mysqli_connect"
+    " mysql_connect mysql_pconnect"
     " odbc_connect getConnection ldap_bind ftp_login ssh2_auth_password imap_open imap_login"
     " DBI->connect connect Sequelize create_user create_superuser createUser add_user"
     " signInWithEmailAndPassword createUserWithEmailAndPassword FTP FTP_TLS createCredential"
@@ -242,7 +243,7 @@ _PASSWORDS = re.compile(
 )
 _OF_CREDENTIALS = (
     *("assw", "assp", "assc", "asse", "pw", "ogin", "og i", "redential", "reds "),
-    *("onnect", "ennwort", "gangsdaten", "ontrase"),
+    *("onnect", "ennwort", "ugang", "ontrase"),
 )
 _STRONG = r"(?P<x>(?=[^\s\"'`<>(){}\[\],;\\|/]{0,39}\d)[^\s\"'`<>(){}\[\],;\\|/]{7,40})(?![\w/])"
 _DIGIT_OF_WORD = re.compile(r"\d(?:(?<=[^\W\d]\d)|(?<=[-.!#$%^&*?~+@]\d)|[^\W\d_])")
@@ -261,7 +262,8 @@ def _is_near(words: re.Pattern[str]) -> Callable[[re.Match[str]], bool]:
         text, start = match.string, match.start()
         first = max(text.rfind("\n", 0, start) + 1, start - 160)
         last = text.find("\n", match.end(), match.end() + 120)
-        if not is_strong(match["x"].rstrip(".:?")) or _OF_FILES.search(match["x"]):
+        value = match["x"].rstrip(".:?")
+        if not (is_strong(value) and is_secret(value, "PASSWORD")) or _OF_FILES.search(match["x"]):
             return False
         if words is _CREDENTIALS and not _BEFORE_USER.search(text, max(first, start - 60), start):
             return False
@@ -616,9 +618,22 @@ _RULES = (
         ),
         ("PIN", " pin"),
         lambda match: (
-            match[0].startswith("PIN")
+            (match[0].startswith("PIN") and match.string[match.start() - 1 : match.start()] != "_")
             or _OF_PIN.search(match.string, max(0, match.start() - 12), match.start()) is not None
         ),
+    ),
+    # A row of a table with a name and its value.
+    RedactionRule(
+        "PASSWORD",
+        re.compile(
+            r"(?im)^[ \t]{0,8}\|[ \t*`]{0,6}[\w ]{0,20}?(?:password|passwd|passwort|secret|token"
+            r"|api key)[ \t*`]{0,6}"
+            r"\|[ \t]{0,20}`?(?P<x>[^\s|`]{6,200})`?[ \t]{0,20}(?:\||$)"
+        ),
+        _OF_HEADERS,
+        lambda match: _has_digit(match) and _is_password(match),
+        remember=True,
+        gate=re.compile(r"\|"),
     ),
     # What a test of a page types, and what a script sends to a prompt.
     _rule(

@@ -31,7 +31,7 @@ _STEMS = {
         " jelszo heslo mật khẩu पासवर्ड סיסמה รหัสผ่าน κωδικός mdp"
     ),
     "TOKEN": "token jwt 令牌 トークン токен jeton",
-    "SECRET": "_session secret credential секрет geheimnis csrf xsrf sessionid session_id sessid",
+    "SECRET": "secret credential секрет geheimnis csrf xsrf sessionid session_id sessid",
     "API_KEY": "apikey apiキー 密钥 密鑰 秘钥 ключ",
 }
 _PHRASES = {"mot de passe": "PASSWORD", "كلمة المرور": "PASSWORD"}
@@ -99,11 +99,13 @@ _IS = "is|was|ist|war|lautet|est|es|era|é|è|jest|to|je|är|er|это"
 _ASSIGN = re.compile(
     r"(?:\\{0,3}[\"'`*]{1,3})?[\])]?"
     rf"(?:(?P<default>{_DEFAULT}|[ \t](?:\|\||\?\?|or)[ \t](?=[\"'`]))"
-    rf"|[ \t]{{0,40}}(?P<eq>{_ANNOTATION}|:=|:-|=>|->|<-|===?|!==?|=|:(?!:)|：)[ \t]{{0,8}}(?:!!(?:str"
+    rf"|[ \t]{{0,40}}(?P<eq>{_ANNOTATION}|:=|:-|=>|->|<-|===?|!==?|=|:(?!:)"
+    rf"|：)(?:\*\*)?[ \t]{{0,8}}(?:!!(?:str"
     rf"|binary)[ \t])?"
     rf"(?:[|>][-+]?\n[ \t]{{1,20}})?{_BEFORE_LITERAL}"
     r"|,?\s{1,40}(?:-\s)?\\{0,3}[\"']?(?:value|content)\\{0,3}[\"']?\s{0,4}(?P<value>[=:])\s{0,4}"
-    r"|[ \t]{0,4}(?P<call>[,({])\s{0,8}[\[(]?|(?P<xml>>)"
+    r"|[ \t]{0,4}(?P<call>[,({])\s{0,8}[\[(]?|(?P<xml>>|</(?:td|th|dt|b|strong)>\s{0,8}(?:<(?:td|dd)>"
+    r"|:[ \t]?))"
     r"|(?P<prose>[ \t]{0,3}(?:[ \t](?:for|of|on|at|in|to|für|fuer|zum|zur|vom|von|des|der|du|de|do|da|dos|das"
     r"|del|della|per|pour|para|voor|van|för|till|til|dla|na|pro|od|от|для|к|на)(?:[ \t][\w.-]{1,30}){1,5}"
     rf"(?:[ \t](?:{_IS})(?=[ \t:])|(?=:[ \t]))"
@@ -176,14 +178,14 @@ _TECHNICAL = re.compile(
 _TECHNICAL_PART = re.compile(
     r"(?i)sha-?\d{1,3}|md5|base\d\d|utf-?\d{1,2}|[hrepd]s\d{3}|o?auth2?|x509|u?int\d{1,2}|float\d\d|bytes?\d{0,2}|str(?:ing)?\d?"
     r"|ipv[46]|http/?[23]?|ed25519|argon2(?:id)?|pbkdf2|log4|web3|[bp]2[bpc]|[ksl3]8s|i18n|l10n|s3|ec2|2fa|es\d|v\d"
-    r"|windows|python|ubuntu|debian|java|postgres|mysql|node|php"
+    r"|s?crypt\d?[a-z]?|windows|python|chrome|firefox|ubuntu|debian|java|postgres|mysql|node|php"
 )
 _STRENGTHS = tuple(map(re.compile, ("[a-z]", "[A-Z]", r"\d")))
 # A digit within letters, several at the end, or a sign: unlike Profile2.
 _CHOSEN = re.compile(
     r"[^\W\d_]\d+[a-zß-ÿ]|\d\d[!?]?$|[^\W\d_][-_.!#$%^&*?~+@]+[^\W_]|^\d{1,3}[a-z]|[!#$%^&*?~+@]$"
 )
-_WORD_AND_VERSION = re.compile(r"[A-Za-z]?[a-z]+[-. ]?v?\d{1,2}(?:\.\d+)*")
+_WORD_AND_VERSION = re.compile(r"[A-Za-z]?[a-z]+[-. ]?v?\d{1,3}(?:\.\d+)*")
 _VERSION = re.compile(r"v?\d{1,4}(?:\.\d{1,8}){1,3}(?:[-+~:.][\w.+~-]*)?")
 _COLOUR = re.compile(r"#(?:[0-9A-Fa-f]{3,4}){1,2}|0x[0-9A-Fa-f]{6,8}")
 # user_input_2, LIMIT_4, nextPage2 and InputField2: as programs write names.
@@ -269,9 +271,7 @@ def is_secret(value: str, kind: str, *, quoted: bool = True) -> bool:
         return False
     if _is_reference(value) or _VERSION.fullmatch(value):
         return False
-    return not _is_name_like(value) or (
-        kind == "SECRET" and is_strong(value) and _is_chosen(value, Certainty.SENTENCE)
-    )
+    return not _is_name_like(value) or (_is_chosen_key(value, kind) and _is_chosen(value, Certainty.SENTENCE))
 
 
 def _is_reference(value: str) -> bool:
@@ -336,8 +336,13 @@ def _is_name_like(value: str) -> bool:
 
 def _is_ordinary(value: str, kind: str, certainty: Certainty) -> bool:
     """Whether a namelike value is harmless: what people choose as a password may look like a name."""
-    chosen = kind == "PASSWORD" or (kind == "SECRET" and is_strong(value))
+    chosen = kind == "PASSWORD" or _is_chosen_key(value, kind)
     return _is_name_like(value) and not (chosen and _is_chosen(value, certainty))
+
+
+def _is_chosen_key(value: str, kind: str) -> bool:
+    """Whether words with a number are a secret or a token, which people choose less often."""
+    return is_strong(value) and (kind == "SECRET" or len(re.findall(r"[-_]", value)) >= 2)
 
 
 def _is_chosen(value: str, certainty: Certainty) -> bool:
@@ -351,7 +356,8 @@ def _is_chosen(value: str, certainty: Certainty) -> bool:
         return True
     if certainty is Certainty.SETTING:
         return _has_digit(value) and re.search(r"[^\W\d_]{2}", value) is not None
-    return bool(certainty) and is_strong(value)
+    leet = certainty is Certainty.SENTENCE and re.search(r"[a-z]\d+[a-z]", _TECHNICAL_PART.sub("", value))
+    return bool(leet) or (bool(certainty) and is_strong(value))
 
 
 def is_strong(value: str) -> bool:
@@ -449,7 +455,9 @@ def _find_quoted(value: re.Match[str], sign: re.Match[str], kind: str, name: re.
     if named and (firm or sign["eq"] in {":", "="}) and _is_phrase(secret):
         return span
     loose = sign["call"] or sign["prose"] or sign["space"] or sign["eq"] in _COMPARISONS
-    certainty = Certainty.SETTING if firm else Certainty.WORDS
+    certainty = Certainty.SENTENCE if sign["prose"] else Certainty.WORDS
+    if firm or (sign["space"] and value.string[name.start() : name.end()].isupper()):
+        certainty = Certainty.SETTING
     if (loose and _is_ordinary(secret, kind, certainty)) or not is_secret(secret, kind):
         return None
     return span
@@ -457,7 +465,11 @@ def _find_quoted(value: re.Match[str], sign: re.Match[str], kind: str, name: re.
 
 def _find_bare(text: str, sign: re.Match[str], kind: str, before: str, name: re.Match[str]) -> Span | None:
     """Find a value without quotes; in an assignment on a line of its own it extends to the next space."""
-    if sign["call"] or (sign["default"] or ":").rstrip()[-1] != ":" or sign["eq"] in {*_COMPARISONS, "->"}:
+    if (
+        (sign["call"] and not _is_in_brackets(text, sign))
+        or (sign["default"] or ":").rstrip()[-1] != ":"
+        or sign["eq"] in {*_COMPARISONS, "->"}
+    ):
         return None
     on_line = sign["eq"] is not None and _LINE_START.search(before) is not None
     tight = sign[0] == "="
@@ -477,6 +489,13 @@ def _find_bare(text: str, sign: re.Match[str], kind: str, before: str, name: re.
     if not (phrase or (env and _is_env_value(value)) or _is_bare_secret(value, sign, kind, certainty)):
         return None
     return sign.end(), sign.end() + len(value), kind
+
+
+def _is_in_brackets(text: str, sign: re.Match[str]) -> bool:
+    """Whether this is "the password (Word-w0rd) is old", and no call."""
+    value = _BARE.match(text, sign.end())
+    alone = sign[0].startswith(" (") and value is not None and text[value.end() : value.end() + 1] == ")"
+    return alone and is_strong(value[0])  # type: ignore[index]
 
 
 def _is_told(text: str, sign: re.Match[str], before: str, value: str) -> bool:
@@ -504,7 +523,11 @@ def _get_certainty(
     if sign["eq"] == "：" or (sign["prose"] and _is_firm(sign)):
         return Certainty.SENTENCE
     # "user bob / password Saturn965?, thanks"
-    return Certainty.WORDS if sign["prose"] or (sign["space"] and is_strong(value)) else Certainty.CODE
+    return (
+        Certainty.WORDS
+        if sign["prose"] or ((sign["space"] or sign["call"]) and is_strong(value))
+        else Certainty.CODE
+    )
 
 
 def _is_firm(sign: re.Match[str]) -> bool:
