@@ -664,12 +664,11 @@ _RULES = (
     ),
     _rule(
         "PASSWORD",
-        r"\b(?:ssh-keygen|openssl|plink|mysqladmin)"
+        r"\b(?:ssh-keygen|openssl|mysqladmin)"
         r"(?:\.exe)?\s(?:[^\n]{0,160}?\s)?(?:-N|-P|-k|-p|-pw|password)[ =]?"
         r"[\"']?(?P<x>(?=[^\s'\"]{0,100}[\d!@#$%^&*])[^\s'\"<>$/][^\s'\"<>]{5,100})",
         "ssh-keygen",
         "openssl",
-        "plink",
         "mysqladmin",
         holds=_is_password,
     ),

@@ -129,10 +129,9 @@ _NEXT_PAIR = re.compile(r"[;,&|](?:$|(?=[\w.-]{1,40}=))")
 _APP_PASSWORD = re.compile(r"[a-z]{4}(?: [a-z]{4}){3}")  # as Google shows it
 _COMPARISONS = {"==", "!=", "===", "!=="}
 _SHORT_NAMES = {"pass", "pw", "pat", "auth", "sid", "salt"}  # also words of prose
-# An address of a resource: arn:aws:secretsmanager:eu-west-1:1:secret:name.
-_OF_RESOURCE = re.compile(
-    r"(?:\barn:[\w-]|\burn:[\w-])[^\s\"']{0,90}$|(?:checksum|digest|sha\d{1,3}|fingerprint)[/._-]$"
-)
+# An address of a resource: arn:aws:secretsmanager:eu-west-1:1:secret:name, and checksum/secret.
+_OF_RESOURCE = re.compile(r"\b[au]rn:[\w-][^\s\"']{0,90}$")
+_OF_DIGEST = re.compile(r"(?:checksum|digest|sha\d{1,3}|fingerprint)[/._-]$")
 # validate_password("x") in a test: no password of anybody.
 _OF_CHECK = re.compile(
     r"(?:valid\w{0,10}|check|is|strength|score|strong|weak|hash|mask|redact|rate|entropy|count|contains?|test|has)_?(?:\w{1,20}_)?$"
@@ -417,7 +416,7 @@ def _find_value(text: str, lower: str, name: re.Match[str]) -> Span | None:
     if text[sign.start() : sign.start() + 2] in {":?", ":+"}:
         return None  # of a shell's variable: what follows is a message, or another value
     before = lower[max(0, name.start() - 100) : name.start()]
-    if _OF_RESOURCE.search(before):
+    if ("rn:" in before and _OF_RESOURCE.search(before)) or _OF_DIGEST.search(before[-14:]):
         return None
     if sign["xml"] and (text[sign.end() : sign.end() + 1] in {"@", "="} or _is_placeholder(text, name, sign)):
         return None

@@ -245,11 +245,11 @@ def _is_of_wallet(match: re.Match[str]) -> bool:
     return _WALLET.search(match.string, max(0, match.start() - 200), match.end() + 120) is not None
 
 
-_WORD_OF_DIGITS = re.compile(r"(?<![A-Za-z0-9])(?:0x)?(?P<x>[0-9a-fA-F]{64})(?![A-Za-z0-9])")
+_WORD_OF_DIGITS = re.compile(r"(?<![A-Za-z0-9])0x(?P<x>[0-9a-fA-F]{64})(?![A-Za-z0-9])")
 HIGH_ENTROPY_RULE = RuleGroup(
     (
         _HighEntropyRule("TOKEN", _HIGH_ENTROPY, gate=_LONG_MIXED_WORD),
-        RedactionRule("PRIVATE_KEY", _WORD_OF_DIGITS, holds=_is_of_wallet, gate=_WORD_OF_DIGITS),
+        RedactionRule("PRIVATE_KEY", _WORD_OF_DIGITS, ("0x",), _is_of_wallet),
     ),
     _LONG_WORD,
     inside=True,
