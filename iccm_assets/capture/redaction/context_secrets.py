@@ -181,7 +181,7 @@ def _make_positional_rules() -> Iterator[RedactionRule]:
             "PASSWORD",
             rf"(?:(?<![A-Za-z0-9])|(?=\.))(?:{names})\s?[=(]{{1,2}}\s{{0,20}}\(?\s?{before}(?:b|N|@)?"
             r"\\?[\"'](?P<x>[a-z]{4}(?: [a-z]{4}){3}|[^\"'\s<>\\]{6,100})\\?[\"']",
-            *(name + sign for name in callees.split() for sign in _SIGNS),
+            *(name + sign for name in callees.split() for sign in (_SIGNS if number else "(")),
             holds=_is_argument,
         )
 
