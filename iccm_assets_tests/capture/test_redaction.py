@@ -13,7 +13,7 @@ from iccm_assets.settings import PACKAGED_CANARY_SET, PACKAGED_REHEARSAL, load_s
 from iccm_assets_tests.factories import redaction_samples
 
 # Assembled here, so that no scanner mistakes this file for a leak.
-AWS = "AKIA" + "IOSFODNN7EXAMPLE"
+AWS = "AKIA" + "Q3EGVWTNPZ5RXK7M"
 GITHUB = "ghp_" + "a1B2" * 9
 SLACK = "xoxb-" + "123456789012-abcdefABCDEF"
 STRIPE = "sk_live_" + "4eC39HqLyjWDarjtT1zdp7dc"
@@ -31,7 +31,8 @@ KEY = "-----BEGIN RSA " + "PRIVATE KEY-----\nMIIEow\nIBAAK\n-----END RSA PRIVATE
         (f"slack {SLACK}", "slack <SLACK_TOKEN>"),
         (f"stripe: {STRIPE}!", "stripe: <STRIPE_KEY>!"),
         (f"Authorization: Bearer {JWT}", "Authorization: Bearer <JWT>"),
-        (f"jwt={JWT}", "jwt=<JWT>"),
+        (f"jwt={JWT}", 'jwt="<JWT>"'),
+        (f"jwt={JWT}; a b", "jwt=<JWT>; a b"),
         (f"a\n{KEY}\nb", "a\n<PRIVATE_KEY>\nb"),
         ("DB_PASSWORD = 'hunter2hunter2'", "DB_PASSWORD = '<PASSWORD>'"),
         ('{"api_key": "0123456789abcdef"}', '{"api_key": "<API_KEY>"}'),
@@ -45,7 +46,7 @@ KEY = "-----BEGIN RSA " + "PRIVATE KEY-----\nMIIEow\nIBAAK\n-----END RSA PRIVATE
             "Das Passwort für den Server lautet <PASSWORD>, bitte",
         ),
         ("le mot de passe de la base est Welkom-2661!", "le mot de passe de la base est <PASSWORD>!"),
-        ("password: Dragon_8099!\nport: 1", "password: <PASSWORD>!\nport: 1"),
+        ("password: Dragon_8099!\nport: 1", "password: <PASSWORD>\nport: 1"),
         ("la contraseña es 'GTTlLbjdmFpcpA'", "la contraseña es '<PASSWORD>'"),
         ("mysqldump -u b -pYlBGVoRdXyBS shop", "mysqldump -u b -p<PASSWORD> shop"),
         (
@@ -72,7 +73,7 @@ KEY = "-----BEGIN RSA " + "PRIVATE KEY-----\nMIIEow\nIBAAK\n-----END RSA PRIVATE
         ("mail='jane@example.org'", "mail='<EMAIL>'"),
         ("Tel. 0049 30 901820, 0049 (not one)", "Tel. <PHONE>, 0049 (not one)"),
         ("it is 0049 30 901820", "it is <PHONE>"),
-        (f"x-{JWT} and _{JWT}", "x-<JWT> and _<JWT>"),
+        (f"the x-{JWT} and _{JWT}", "the x-<JWT> and _<JWT>"),
         (f"\\n{JWT}\\n", "\\n<JWT>\\n"),
         ("call +49 30 1234567 or (555) 123-4567 or 555-123-4567", "call <PHONE> or <PHONE> or <PHONE>"),
     ],

@@ -166,6 +166,74 @@ SECRETS = [
     "x napi_{l60} y", "x re_{w8}_{w24} y", "x cfut_{w40} y", "x LTAI{w20} y", "x fm2_{w80} y",
     "x AGE-SECRET-KEY-1{b58} y", "x vcp_{w56} y", "x bkua_{x40} y", "x sdk-{u} y", "x ddapp_{w34} y",
 ]  # fmt: skip
+# Where a password stands that someone chose: of words, with digits and signs among them.
+PLACES_OF_CHOSEN = [
+    # Settings and arguments.
+    "password: %s", "services:\n  db:\n    environment:\n      MARIADB_ROOT_PASSWORD: %s\n      X: 1",
+    "vault.user=a\nvault.pwd=%s\nretries=5", "-  spring.rabbitmq.password=%s\n+  x=1", "  password: !!str %s",
+    "helm upgrade x y \\\n  --set auth.adminPassword=%s \\\n  --set n=2",
+    "Server=s;User ID=u;Password=%s;Encrypt=True;",
+    "ansible-playbook x.yml --extra-vars 'db_password=%s env=prod'", "hm, pw=%s works from here",
+    "olcRootPW: %s",
+    "- { name: ADMIN_PASSWORD, value: \"%s\" }", "let adminPass = '%s'\nlogin(adminPass)", "SMTPPASS=%s",
+    "#define WIFI_PASS \"%s\"", "user: root\npass: %s\nbye", "can't log in. user: a pass: %s db: b. Why?",
+    "cifs user=a,pass=%s,uid=1000", "x-admin-secret: %s", "net use Z: \\\\s\\p %s /user:K\\a /persistent:yes",
+    "ssh-keygen -t ed25519 -f k -N '%s' -C m", "rabbitmqctl add_user bob %s", "$ echo -n \"%s\" | base64",
+    # Statements of SQL.
+    "CREATE USER a WITH LOGIN PASSWORD '%s';",
+    "INSERT INTO users (login, passwd, is_admin) VALUES ('x', 'y', 0), ('a', '%s', 1);",
+    # Positional arguments.
+    "auth := smtp.PlainAuth(\"\", \"a\", \"%s\", \"h\")", "$p = new PDO('mysql:host=h', 'a', '%s', [\n]);",
+    "new X509Certificate2(\"a.pfx\", \"%s\", Flags.A);", "WiFi.begin(\"net\", \"%s\");", "jedis.auth(\"%s\")",
+    "ks.load(new FileInputStream(\"a\"), \"%s\".toCharArray());", "c.simple_bind_s(\"cn=a,dc=b\", \"%s\")",
+    "ftp = FTP(\"h\", \"a\", \"%s\")", "$c = mysqli_connect(\"h\", \"a\", \"%s\", \"b\");",
+    "jwt.sign(payload, '%s')", "requests.get(u, auth=HTTPDigestAuth(\"a\", \"%s\"))",
+    # What types it.
+    "cy.get('input[name=password]').type('%s')", "expect \"password:\" { send \"%s\\n\" }",
+    "if (password === \"%s\") ok();",
+    # Labels above.
+    "Initial admin password:\n\n    %s\n\nchange it", "$ pass show work/db\n%s\n",
+    # Sentences and remarks.
+    "Log in as a, the password is %s - change it", "das Passwort fuer den Server lautet \"%s\"; danke",
+    "la contraseña del servidor es %s, el usuario es root", "Le mot de passe du wifi invité est %s",
+    "het wachtwoord voor de server is %s", "Hasło do serwera: %s", "usuario: admin / clave: %s",
+    "// FIXME: real pw is %s until then", "root's password on the box is now %s (on the card too)",
+    "/* login with operator/%s to see it */", "my login (admin / %s) works", "connected as etl / %s\nok",
+    "changed the admin password from admin to %s last week",
+    "I set it to %s when it asked for a master password.",
+    "-- connect ledger/%s@ORCL", "<!-- htpasswd for the site: a / %s -->",
+    "credentials are admin:%s, firmware 7",
+    "the db password (%s) is old", "Zugang: tester / %s", "**Password:** %s", "<td>Password</td><td>%s</td>",
+    "| password | %s |", "setx DB_PASSWORD \"%s\"", "My wifi key is \"%s\", is the quote a problem?",
+    "%s is my password",
+]  # fmt: skip
+CHOSEN = ["Wald-Weg17", "Kl3e_Blatt", "Tr0pen#Frucht", "Gr4swurzel!", "0strich-Farm88"]
+MORE_SECRETS = [
+    # The secret alone: others than chosen words.
+    ("A password is generated for root@localhost: {}\nready", "kz/e9Lw;&pWd"),
+    ("app | Please use the following password to proceed:\napp |\napp | {}\napp |\n",
+    "0a1b2c3d4e5f60718293a4b5c6d7e8f9"),
+    ("API token (shown once):\n{}\n", "0a1b2c3d4e5f60718293a4b5c6d7e8f9"),
+    ("accounts: ['0x{}']  // deployer", "0a1b2c3d4e5f6071" * 4),
+    ("new ethers.Wallet(\"0x{}\")", "0a1b2c3d4e5f6071" * 4),
+    ("mnemonic for the test: {}",
+    "velvet orbit lunar harvest puzzle copper ribbon wagon meadow kitten stamp dolphin"),
+    ("the seed phrase is {} and it fails", "acid bone cave dawn echo fern glad hawk iron jump kite lamp"),
+    ("PIN for the signing token is {}, right?", "739164"), ("SIM PIN: {}", "8264"), ("The alarm PIN is {}.",
+    "4821"),
+    ('[{{"name": "app_session", "value": "{}", "path": "/"}}]', "eyJpdiI6Ik1Yf3b6xXr9Yz42mEUJ78"),
+    (".a.io\tTRUE\t/\tTRUE\t1767225600\tsession\t{}", "0a1b2c3d4e5f60718293a4b5c6d7e8f9"),
+    ('cookies = {{"_lab_session": "{}"}}', "0a1b2c3d4e5f60718293a4b5c6d7e8f9"),
+    ("export RESTIC_PASSWORD=\"{}\"", "eight brown kettles on a shelf"),
+    ("the passphrase for the key is '{}', and", "seven grey umbrellas"),
+    ("session({{\n  secret: '{}',\n}})", "purple camels dance at 7"),
+    ("mail.login(\"a\", \"{}\")", "jxkq wvzt plmo abcd"),
+    ("New wifi password: {}\nTell the others", "waffleseverynight"),
+    ("password={}\nhost=a", "Thimble;Quartz6"), ("proxy_set_header X-Internal-Auth \"{}\";",
+    "0a1b2c3d4e5f" * 4),
+    ("params[\"appid\"] = \"{}\"", "0a1b2c3d4e5f60718293a4b5c6d7e8f9"),
+    ("createHmac(\"sha256\", \"{}\")", "0a1b2c3d4e5f6071" * 4),
+]  # fmt: skip
 PERSONAL = [
     "jane.doe@acme.photography", "JANE_DOE@ACME.IO", "jane@xn--bcher-kva.example", "jane@[192.0.2.7]",
     "jane (at) acme (dot) org", "jane [at] acme.de", "jane.doe at acme dot com", "jane&#64;acme.io",
@@ -205,14 +273,55 @@ LOOK_ALIKES = [
     "type T struct {\n\tPassword: String\n\tUserPassword: Argon2id\n}\nregistry_key = table_key12",
     "PublicKey = [w43]=\nSHA256:[w43] bob@web (ED25519)",
     "password: !vault_ref db/prod\n$password = $_POST['password'] ?? '';",
-    "https://hooks.slack.com/services/XXX/YYY/ZZZ and mongodb+srv://<username>:<password>@cluster0.mongodb.net",
+    "https://hooks.slack.com/services/XXX/YYY/ZZZ and"
+    " mongodb+srv://<username>:<password>@cluster0.mongodb.net",
     "| password | required |\n|---|---|\n| hashed before it is stored | yes |",
     "key,token,count\nid,word_and_tag,3\n",
     "image: registry.io/app:v1.2@sha256:[x64]\ndocker pull redis:7.2@sha256:[x64]",
     "model.start('[w8]'); app.init('default_profile_of_the_user'); run login now",
     "pwd = {current_dir}; password={password}",
     "password = get_password('db-user-2024') or default_password",
+    # Versions, types and names after the name of a secret.
+    "jsonwebtoken 9.0.2-beta.20240311+build.88f1c2d\nlibsecret-1-0 0.21.4-1build3",
+    "image: ghcr.io/a/token-service:2024.03.11-2712702",
+    "   4: auth::token::parse::h[x16]\n   5: std::token::Token2::new",
+    "arn:aws:secretsmanager:eu-west-1:389581572342:secret:prod/db/password-10nNyy",
+    "password_encryption = scram-sha-256\npassword_changed_at: 2024-03-11T12:00:00Z\npsk: wpa2-personal",
+    "func Put(key string, token *oauth2.Token) error\npassword: String2,",
+    "annotations:\n  checksum/secret: [x64]",
+    "{ password: 'Wachtwoord', secret: 'Geheim', passwordLabel: 'Contraseña' }",
+    '<color name="passwordWeak">#FFB00020</color>\n$password-color: #3f51b5;',
+    "['[CLS]', 'reset', '##ting', 'the', 'pass', '##word']",
+    # What is public: keys of sites, digests, addresses, requests for certificates, examples of documents.
+    '<div data-sitekey="6LcNfKqb[w32]"></div>\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==',
+    "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\nx-amz-version-id: [w32]",
+    '{"kty":"EC","x":"[w43]","y":"[w43]"}',
+    "-----BEGIN CERTIFICATE REQUEST-----\n[w64]\n[w64]\n-----END CERTIFICATE REQUEST-----",
+    "sed -n '/-----BEGIN RSA PRIVATE" + " KEY-----/,/-----END RSA PRIVATE" + " KEY-----/p' a",
+    "//# sourceMappingURL=data:application/json;base64,[w86]==",
+    "AWS_ACCESS_KEY_ID=AKIA"
+    + "IOSFODNN7EXAMPLE\nAWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+    "address constant USDC = 0xA0b86991c6218b36c1d19D4a2e9Eb0cE3606eB48;\ntx 0x[x64] mined",
+    'declare_id!("TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA");',
+    # What a program says about passwords.
+    "def is_strong_password(p):\n    '>>> is_strong_password(\"Abcdef1!\")'\n    return len(p) > 7",
+    "assert distance('password', 'passw0rd') == 1\nassert mask_password('hunter2hunter2') == '***'",
+    'expect(isValidPassword("Abcdef1!")).toBe(true)',
+    "# a password has 8-64 characters, one digit and one of !@#$%",
+    "The password is hashed with PBKDF2-SHA256, the token is v2-beta only.",
+    "log in to Node12Worker or connect to db01/App2Schema, with GitHub/GitLab2 accounts; set to Medium2Large",
+    "the password policy went from 8 to 12Characters; the login moved to components/LoginForm2.tsx",
+    "INSERT INTO t (id, password) VALUES (1, NULL), ($1, $2), (2, crypt($1, gen_salt('bf')));",
+    "bind('0.0.0.0', 8080); load('model.pt', 'cuda:0'); auth('basic', 'digest'); connect('h', 5432, 'shop')",
+    "mnemonic: the words that you remember are chosen from a list of two thousand words that are short",
+    '{"name": "session_count", "value": "42"}\nPassword:\n  must be 8 characters\nPIN = 13',
 ]
+VALUES = [
+    "SQUARE_ACCESS_TOKEN=EAAA{}\nX=production\n".format("k3Q" * 20),
+    "SMTP_USER=jane@acme.io\nSMTP_PASS=bouteille/mer26   # rotate in June\nSMTP_PORT=587\n",
+    "name,mail,city\nWeiss,jane@acme.io,Ulm\n", "(jane@acme.io)\n", "id,card\n1,4111111111111111\n",
+    "Hotline +49-221-4829163\n", "[auth]\ntoken=sntrys_{}\n".format("k3Q" * 20),
+]  # fmt: skip
 PROGRAMS = [
     "def f():\n    card = 4111111111111111\n    return [card, 5500000000000004]\n",
     "def f(): return 219-19-9999\n",
@@ -236,6 +345,19 @@ def test_a_secret_of_each_kind_is_gone(template: str) -> None:
         assert redact(redacted) == redacted
 
 
+@pytest.mark.parametrize("place", PLACES_OF_CHOSEN)
+def test_a_password_that_someone_chose_is_gone(place: str) -> None:
+    for password in CHOSEN:
+        redacted = redact(place % password)
+        assert password not in redacted and redact(redacted) == redacted
+
+
+@pytest.mark.parametrize(("place", "secret"), MORE_SECRETS)
+def test_a_secret_that_only_its_place_tells_is_gone(place: str, secret: str) -> None:
+    redacted = redact(place.format(secret))
+    assert secret not in redacted and redact(redacted) == redacted
+
+
 @pytest.mark.parametrize("value", PERSONAL)
 @pytest.mark.parametrize("surroundings", ["%s", "f('%s')\n", "Meine Daten: %s. Danke", "a,%s,b"])
 def test_personal_data_of_each_form_is_gone(value: str, surroundings: str) -> None:
@@ -254,6 +376,14 @@ def test_a_program_is_one_after_redaction(program: str) -> None:
     fenced = redact(f"Mail jane@acme.io:\n\n```python\n{program}```\n\nor jane@acme.io.")
     ast.parse(fenced.split("```python\n")[1].split("```")[0])
     assert "jane" not in redact(program) and "jane" not in fenced and "4111111" not in fenced
+
+
+@pytest.mark.parametrize("text", VALUES)
+def test_values_that_are_expressions_by_accident_still_are(text: str) -> None:
+    ast.parse(text)
+    redacted = redact(text)
+    ast.parse(redacted)
+    assert redacted != text and redact(redacted) == redacted
 
 
 def test_a_document_in_json_is_one_after_redaction() -> None:

@@ -48,7 +48,7 @@ def test_a_response_is_cleaned_before_it_is_sent_so_that_it_can_be_stored(fresh,
 
 
 def test_secrets_do_not_reach_the_database(served, engine):
-    secret = "AKIAIOSFODNN7EXAMPLE"
+    secret = "AKIAQ3EGVWTNPZ5RXK7M"
     source = f"KEY = '{secret}'\n# mail jane.doe@example.com\n"
     response = served.request("s-2", source_code=source, user_id="jane.doe@example.com")
     assert response.status_code == 200

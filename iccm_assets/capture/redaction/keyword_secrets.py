@@ -10,10 +10,16 @@ import re
 import string
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from enum import IntEnum
 from functools import lru_cache
 
 from iccm_assets.capture.redaction.rules import Span
-from iccm_assets.capture.redaction.token_secrets import has_high_entropy, is_keyboard_mash, is_mixed
+from iccm_assets.capture.redaction.token_secrets import (
+    has_high_entropy,
+    is_filler,
+    is_keyboard_mash,
+    is_mixed,
+)
 
 # Stems, lower case, by the kind of a value under such a name.
 _STEMS = {
@@ -31,8 +37,8 @@ _STEMS = {
 _PHRASES = {"mot de passe": "PASSWORD", "كلمة المرور": "PASSWORD"}
 _WHOLE = {"pass": "PASSWORD", "pw": "PASSWORD", "parole": "PASSWORD", "bearer": "TOKEN", "pat": "TOKEN"}
 _WHOLE |= {"auth": "SECRET", "authorization": "SECRET", "creds": "SECRET", "salt": "SECRET", "sid": "SECRET"}
-_WHOLE |= {"psk": "PASSWORD"}
-_WHOLE |= {"clave": "API_KEY", "schlüssel": "API_KEY", "clé": "API_KEY", "key": "API_KEY"}
+_WHOLE |= {"psk": "PASSWORD", "passkey": "PASSWORD", "clave": "PASSWORD"}
+_WHOLE |= {"schlüssel": "API_KEY", "clé": "API_KEY", "key": "API_KEY"}
 _KINDS = {stem: kind for kind, stems in _STEMS.items() for stem in stems.split()} | _PHRASES | _WHOLE
 
 
@@ -47,22 +53,27 @@ def _compile_names(names: Iterable[str]) -> re.Pattern[str]:
 
 _NAME = _compile_names(_KINDS)
 _ASCII_NAME = _compile_names(filter(str.isascii, _KINDS))
+# What a short name may follow without a sign between them: dbpass, DBPASS, adminpw.
+_BEFORE_SHORT_NAME = re.compile(
+    r"(?:db|sql|pg|root|user|admin|smtp|imap|pop3?|mail|ftp|ssh|ldap|bind|http|proxy|vnc|rdp|wifi|wlan|login|sudo|mqtt"
+    r"|redis|mongo|rabbit|server|client|test|app|bot|svc|enc|cert|pfx|jks|zip|backup|master|my)$"
+)
 # "key" alone is usually the key of a table; after these words it is a secret.
 _SECRET_KEY_PREFIX = re.compile(
     r"(?:api|app|access|secret|private|signing|encryption|decryption|validation|account|master|auth|service|licen[sc]e|deploy|session"
     r"|storage|consumer|client|shared|admin|webhook|hmac|subscription|ingest(?:ion)?|integration|project|write"
-    r"|jwt|aes|crypto|fernet|[a-z0-9]{2,20}(?=[_-]))[-_. ]?(?:access[-_ ]?)?$"
+    r"|jwt|aes|crypto|fernet|wi-?fi|wlan|wpa2?|network|[a-z0-9]{2,20}(?=[_-]))[-_. ]?(?:access[-_ ]?)?$"
 )
 # Suffixes of names that describe a secret and hold none: its file, its length, its header.
 _DESCRIPTIVE_SUFFIX = re.compile(
     r"s?[-_]?(?:file|path|dir|url|uri|name|type|count|len|size|limit|field|format|expir|ttl|policy|prompt|label|hint"
     r"|error|message|regex|pattern|rule|min|max|hasher|iz|list|index|kind|class|manager|version|scheme|algo"
-    r"|endpoint|col|ids?(?![a-z])|at(?![a-z])|func|provider|store|reset|valid|check)"
+    r"|endpoint|col|ids?(?![a-z])|(?:[a-z]{1,12}_)?at(?![a-z])|func|provider|store|reset|valid|check|encrypt|encod|strength)"
 )
 _OTHER_KEY_PREFIX = re.compile(
     r"(?:primary|foreign|public|publickey|sort|cache|partition|row|hash|dict|lookup|group|order|index|idempotency|object|s3"
     r"|next|page|continuation|eof|end|start|sep|pad|unk|mask|bos|eos|cls"
-    r"|map|meta|hot|short|arrow|natural)[-_ ]?$"
+    r"|map|meta|hot|short|arrow|natural|site|websocket|host|known)[-_ ]?$"
 )
 # An annotation between a name and its value, of Python, Rust and C#.
 _ANNOTATION = (
@@ -84,30 +95,48 @@ _DEFAULT = (
     r"|[ \t]?\|[ \t]?default\([ \t]?(?=[\"'])"
     r"|:[ \t]{0,4}\n(?:[ \t]{1,12}[A-Z]\w{1,20}: [^\n]{0,60}\n){0,4}?[ \t]{1,12}Default:[ \t]{1,4}(?=\S)"
 )
+_IS = "is|was|ist|war|lautet|est|es|era|é|è|jest|to|je|är|er|это"
 _ASSIGN = re.compile(
     r"(?:\\{0,3}[\"'`*]{1,3})?[\])]?"
     rf"(?:(?P<default>{_DEFAULT}|[ \t](?:\|\||\?\?|or)[ \t](?=[\"'`]))"
-    rf"|[ \t]{{0,40}}(?P<eq>{_ANNOTATION}|:=|:-|=>|->|<-|==|!=|=|:|：)[ \t]{{0,8}}"
+    rf"|[ \t]{{0,40}}(?P<eq>{_ANNOTATION}|:=|:-|=>|->|<-|===?|!==?|=|:(?!:)"
+    rf"|：)(?:\*\*)?[ \t]{{0,8}}(?:!!(?:str"
+    rf"|binary)[ \t])?"
     rf"(?:[|>][-+]?\n[ \t]{{1,20}})?{_BEFORE_LITERAL}"
-    r"|[ \t]{0,4}(?P<call>[,({])\s{0,8}[\[(]?|(?P<xml>>)"
     r"|,?\s{1,40}(?:-\s)?\\{0,3}[\"']?(?:value|content)\\{0,3}[\"']?\s{0,4}(?P<value>[=:])\s{0,4}"
-    r"|(?P<prose>[ \t]{0,3}(?:[ \t]for[ \t](?:[\w.-]{1,30}[ \t]){1,4}is(?=[ \t:])"
-    r"|[ \t]for(?:[ \t][\w.-]{1,30}){1,4}(?=:[ \t])"
-    r"|[ \t](?:für|zum|vom|zur|des|der|du|de|do|da|dos|das|pour|para|del|della|per|od|от|для|к)[ \t]"
-    r"(?:[\w.-]{1,30}[ \t]){1,4}(?:ist|lautet|est|es|era|é|è|to)(?=[ \t:])"
-    r"|[ \t](?:от|для|к|do|da|für|zum)(?:[ \t][\w.-]{1,30}){1,4}(?=:[ \t])"
-    r"|[ \t](?:is|was|are|ist|lautet|war|est|es|era|é|è|to|as|becomes|jest|это|är|er"
-    r"|on|with)(?=[ \t:])|[—–-]|是|为|為|は|를|은|는|が)[ \t]{0,3}"
-    r"(?:now |still |just |set to )?:?[ \t]{0,2})"
+    r"|[ \t]{0,4}(?P<call>[,({])\s{0,8}[\[(]?|(?P<xml>>|</(?:td|th|dt|b|strong)>\s{0,8}(?:<(?:td|dd)>"
+    r"|:[ \t]?))"
+    r"|(?P<prose>[ \t]{0,3}(?:[ \t](?:for|of|on|at|in|to|für|fuer|zum|zur|vom|von|des|der|du|de|do|da|dos|das"
+    r"|del|della|per|pour|para|voor|van|för|till|til|dla|na|pro|od|от|для|к|на)(?:[ \t][\w.-]{1,30}){1,5}"
+    rf"(?:[ \t](?:{_IS})(?=[ \t:])|(?=:[ \t]))"
+    r"|[ \t](?:is|was|has been|set)[ \t](?:generated|created|set|reset|changed"
+    r"|for)(?:[ \t][\w.@-]{1,40}){0,4}(?=:[ \t])"
+    rf"|[ \t](?:{_IS}|are|as|becomes|on|with)(?=[ \t:])|[—–-]|是|为|為|は|를|은|는|が)[ \t]{{0,3}}"
+    r"(?:now |still |just |jetzt |set to )?:?[ \t]{0,2})"
     r"|(?P<space>[ \t]{1,4}))"
 )
 _QUOTED = re.compile(
     r"[rbfuRBFUNE]{0,2}(?P<q>\\{0,3}(?:\"\"\"|'''|[\"'`]))(?P<x>[^\r\n]{1,500}?)(?P=q)|[«“„「](?P<y>[^»”“」\r\n]{1,200})[»”“」]"
 )
 _TO_SPACE = re.compile(r"[^\s\"'`<>]{1,500}")
+_TO_LINE_END = re.compile(r"[^\s\"'`<>]{1,200}(?=\s{0,20}(?:\n|$))")
+_TO_SEMICOLON = re.compile(r"[^\s\"'`<>;]{1,500}")
+_IN_SENTENCE = re.compile(r"[^\s\"'`<>,;(){}\[\]|，。、；]{1,500}")
 _BARE = re.compile(r"[^\s\"'`<>,;&(){}\[\]|，。、；]{1,500}")
 _REST_OF_NAME = re.compile(r"[A-Za-z0-9_-]{0,30}")
+# After a value without quotes: the end of its line, or another name with a value.
+_NEXT_PAIR = re.compile(r"[;,&|](?:$|(?=[\w.-]{1,40}=))")
+_APP_PASSWORD = re.compile(r"[a-z]{4}(?: [a-z]{4}){3}")  # as Google shows it
+_COMPARISONS = {"==", "!=", "===", "!=="}
 _SHORT_NAMES = {"pass", "pw", "pat", "auth", "sid", "salt"}  # also words of prose
+# An address of a resource: arn:aws:secretsmanager:eu-west-1:1:secret:name, and checksum/secret.
+_OF_RESOURCE = re.compile(r"\b[au]rn:[\w-][^\s\"']{0,90}$")
+_OF_DIGEST = re.compile(r"(?:checksum|digest|sha\d{1,3}|fingerprint)[/._-]$")
+# validate_password("x") in a test: no password of anybody.
+_OF_CHECK = re.compile(
+    r"(?:valid\w{0,10}|check|is|strength|score|strong|weak|hash|mask|redact|rate|entropy|count|contains?|test|has)_?(?:\w{1,20}_)?$"
+)
+_NETWORK_PREFIX = re.compile(r"(?:wi-?fi|wlan|wpa2?|network)[-_. ]?$")
 _VARIABLE = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*")
 _DIGIT = re.compile(r"[0-9]")
 _DIGITS = re.compile(r"[0-9]+")
@@ -121,7 +150,7 @@ _LINE_START = re.compile(
 )
 _ARGUMENT = re.compile(
     r"(?:[?&;#]|(?<![\w-])--?|(?<![\w-])-[eD] ?|--(?:env|build-arg|set|from-literal|secret)[ =]"
-    r"|\w=[^\s,()]{1,60}[ ,]|\w: ?[^\s,()]{1,60}, |login \S{1,60} |//)[\w.-]{0,40}$"
+    r"|\w=[^\s,()]{1,60}[ ,]|\w: ?[^\s,()]{1,60},? |login \S{1,60} |//)[\w.-]{0,40}$"
 )
 _OPTION = re.compile(r"(?<![\w-])--[\w-]{0,40}$")
 _AFTER_WORD = re.compile(r"[^,(\s]\s[\w.-]{0,40}$")
@@ -140,16 +169,43 @@ _JOINED_PASSWORD = re.compile(
     r"(?=.{10,60}$)(?=[^A-Z]*[A-Z])(?=[^a-z]*[a-z])(?=(?:\D*\d){3})(?!\d)[^\W_]+(?:[-_.][^\W_]+)+"
 )
 _TECHNICAL = re.compile(
-    r"(?:sha-?\d|md5|base-?\d\d|utf-?\d|[hrepd]s\d{3}|hmac|oauth|argon2(?:id|i|d)?|pbkdf2|scrypt|bcrypt|x509|aes|rsa|ed25519"
+    r"(?:scram|wpa\d?|cram|digest|sha-?\d|md5|base-?\d\d|utf-?\d|[hrepd]s\d{3}|hmac|oauth|argon2(?:id|i|d)?|pbkdf2|scrypt|bcrypt|x509|aes|rsa|ed25519"
     r"|ecdsa|uuid|int\d|u?int|float|bytes|str|http|ipv\d|v\d)(?:[-_:/.,\d][\w:/.,-]*)?",
     re.IGNORECASE,
 )
+# The same within a word, which has no other digits then.
+_TECHNICAL_PART = re.compile(
+    r"(?i)sha-?\d{1,3}|md5|base\d\d|utf-?\d{1,2}|[hrepd]s\d{3}|o?auth2?|x509|u?int\d{1,2}|float\d\d|bytes?\d{0,2}|str(?:ing)?\d?"
+    r"|ipv[46]|http/?[23]?|ed25519|argon2(?:id)?|pbkdf2|log4|web3|[bp]2[bpc]|[ksl3]8s|i18n|l10n|s3|ec2|2fa|es\d|v\d"
+    r"|s?crypt\d?[a-z]?|windows|python|chrome|firefox|ubuntu|debian|java|postgres|mysql|node|php"
+)
+_STRENGTHS = tuple(map(re.compile, ("[a-z]", "[A-Z]", r"\d")))
+# A digit within letters, several at the end, or a sign: unlike Profile2.
+_CHOSEN = re.compile(
+    r"[^\W\d_]\d+[a-zß-ÿ]|\d\d[!?]?$|[^\W\d_][-_.!#$%^&*?~+@]+[^\W_]|^\d{1,3}[a-z]|[!#$%^&*?~+@]$"
+)
+_WORD_AND_VERSION = re.compile(r"[A-Za-z]?[a-z]+[-. ]?v?\d{1,3}(?:\.\d+)*")
+_VERSION = re.compile(r"v?\d{1,4}(?:\.\d{1,8}){1,3}(?:[-+~:.][\w.+~-]*)?")
+_COLOUR = re.compile(r"#(?:[0-9A-Fa-f]{3,4}){1,2}|0x[0-9A-Fa-f]{6,8}")
+# user_input_2, LIMIT_4, nextPage2 and InputField2: as programs write names.
+_CONVENTION = re.compile(
+    r"[a-z]+\d{0,3}(?:[-_./:@]+[a-z\d]+)*|[A-Z]+\d{0,3}(?:_+[A-Z\d]+)*|[A-Za-z][a-z]+(?:[A-Z][a-z]+)*\d{0,3}"
+)
 _TEMPLATE = re.compile(
-    r"[<{(\[\\]|!(?:vault|Ref|Sub|GetAtt|secret|env)(?:_[a-z]{1,20})?\b|\*\*|\$[{(A-Z]|\$_[A-Z]|%[({]|.*\$\{|.*\{\w{0,40}\}|.*%[sd](?!\w)|.*(?:\.{3}|\*{3}|…|xxxx)"
+    r"[<{(\[\\]|##|\*[a-z]\w*\.[A-Z]|!(?:vault|Ref|Sub|GetAtt|secret|env)(?:_[a-z]{1,20})?\b|\*\*|\$[{(A-Z]|\$_[A-Z]|%[({]|.*\$\{|.*\{\w{0,40}\}|.*%[sd](?!\w)|.*(?:\.{3}|\*{3}|…|xxxx)"
     r"|(?:self|os|process|settings|config|env|None|True|False|null|true|false)\b"
 )
 _EXPLANATORY = re.compile(
     r"(?i)passw|pwd|secret|token|(?<![a-z])key|your|example|change|hidden|required|redacted|bearer|basic|string|invalid|user"
+)
+# Labels in other languages, too.
+_EXPLAINS = re.compile(f"{_EXPLANATORY.pattern}|{'|'.join(name for name in _KINDS if len(name) > 5)}|geheim")
+_OF_SOMEBODY = re.compile(
+    r"(?<![\w.-])(?:new|current|the|my|our|your|old|initial|default|guest|root|admin|wi-?fi|neues|das|nouveau|le|la|nueva)\s"
+    r"(?:[\w-]{1,20}\s)?[\w-]{0,20}$"
+)
+_JOINED_WORDS = re.compile(
+    r"[a-z]{12,40}(?<!tion)(?<!ed)(?<!ing)(?<!tor)(?<!ble)(?<!ive)(?<!ic)(?<!ment)(?<!ly)(?<!al)"
 )
 _FUNCTION_WORDS = re.compile(
     r"\b(?:an?|and|as|at|by|can|enter|for|from|in|is|it|must|new|not?|of|on|or|the|to|with)\b"
@@ -166,6 +222,15 @@ _KEY_BYTES = re.compile(
 )
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]{1,15}://|[.~]{0,2}/[\w.-]+(?:/|$)|[A-Z]:\\")
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+class Certainty(IntEnum):
+    """How surely a value without more to it is one, by what is around it."""
+
+    CODE = 0  # it may be another name
+    WORDS = 1  # "with password x"
+    SENTENCE = 2  # "the password is x"
+    SETTING = 3  # PASSWORD=x, --password x, ;Password=x;
 
 
 def find_keyword_secrets(text: str) -> Iterator[Span]:
@@ -185,8 +250,9 @@ def classify_key(name: str) -> str | None:
 @lru_cache(maxsize=4096)
 def _classify_start(name: str) -> str | None:
     """Classify the start of a key: documents have few different ones."""
-    lower = _lower(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name))
-    return next(filter(None, (_classify_stem(lower, match) for match in _NAME.finditer(lower))), None)
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
+    lower = _lower(parted)
+    return next(filter(None, (_classify_stem(parted, lower, match) for match in _NAME.finditer(lower))), None)
 
 
 def is_secret(value: str, kind: str, *, quoted: bool = True) -> bool:
@@ -196,16 +262,25 @@ def is_secret(value: str, kind: str, *, quoted: bool = True) -> bool:
     if kind == "PASSWORD":
         return not _is_reference(value) and _is_password(value, quoted)
     # Cheap questions first: a hostile text asks them at every few characters.
-    if len(value) < (8 if kind == "API_KEY" else 12) or " " in value:
+    if len(value) < 8 or " " in value:
+        return False
+    if len(value) < 12 and kind != "API_KEY" and not (kind == "SECRET" and is_strong(value)):
         return False
     if not (_has_digit(value) or is_keyboard_mash(value)):
         return False
-    return not (_is_reference(value) or _is_name_like(value))
+    if _is_reference(value) or _VERSION.fullmatch(value):
+        return False
+    return not _is_name_like(value) or (_is_chosen_key(value, kind) and _is_chosen(value, Certainty.SENTENCE))
 
 
 def _is_reference(value: str) -> bool:
     """Whether a value is a template, the name of an algorithm or type, a URL or a path."""
-    if _TEMPLATE.match(value) or _TECHNICAL.fullmatch(value):
+    if (
+        value.endswith(("EXAMPLE", "EXAMPLEKEY"))
+        or _TEMPLATE.match(value)
+        or _TECHNICAL.fullmatch(value)
+        or _COLOUR.fullmatch(value)
+    ):
         return True
     return _URL.match(value) is not None and not (_KEY_BYTES.fullmatch(value) and has_high_entropy(value))
 
@@ -217,11 +292,11 @@ def _has_digit(value: str) -> bool:
 
 
 def _is_password(value: str, quoted: bool) -> bool:
-    if _WORDS.fullmatch(value):
-        single = value.isalpha() and value.isascii() and not _EXPLANATORY.search(value)
+    if _WORDS.fullmatch(value) and not _APP_PASSWORD.fullmatch(value):
+        single = value.isalpha() and value.isascii() and not _EXPLAINS.search(value)
         return single and ((quoted and len(value) >= 8) or is_keyboard_mash(value))
     if " " in value:
-        return quoted and _is_passphrase(value)
+        return quoted and (_is_passphrase(value) or _APP_PASSWORD.fullmatch(value) is not None)
     return _has_digit(value) or _SPECIAL.search(value) is not None
 
 
@@ -230,13 +305,24 @@ def _is_passphrase(value: str) -> bool:
     return short and _has_digit(value) and not _NAMELIKE.fullmatch(value)
 
 
-def _is_diceware(value: str) -> bool:
+def _is_diceware(value: str, fewest: int = 4) -> bool:
     """Whether a passphrase consists of random words, unlike a message about it."""
     words = re.split(r"[-_. ]", value[:100])
     return (
-        4 <= len(words) <= 10
+        fewest <= len(words) <= 10
         and all(word.isascii() and word.isalpha() and word.islower() for word in words)
         and not (_EXPLANATORY.search(value) or _FUNCTION_WORDS.search(value.replace("_", " ")))
+    )
+
+
+def _is_phrase(value: str) -> bool:
+    """Whether these words are a sentence that someone chose as a secret."""
+    return (
+        len(value) <= 80
+        and 3 <= value.count(" ") <= 9
+        and re.fullmatch(r"[a-z\d]+(?: [a-z\d]+)*", value) is not None
+        and len(set(value.split())) >= 4
+        and not (_EXPLANATORY.search(value) or _FUNCTION_WORDS.match(value))
     )
 
 
@@ -247,21 +333,38 @@ def _is_name_like(value: str) -> bool:
     )
 
 
-def _is_ordinary(value: str, kind: str, explicit: object) -> bool:
-    """Whether a namelike value is harmless; an ``explicit`` context makes one word a password."""
-    if not _is_name_like(value):
-        return False
-    if kind == "PASSWORD" and (
-        _JOINED_PASSWORD.fullmatch(value) or (explicit and _WORDS_WITH_NUMBER.fullmatch(value))
-    ):
-        return _EXPLANATORY.search(value) is not None or _TECHNICAL.match(value) is not None
-    if not (kind == "PASSWORD" and explicit and _ONE_WORD.fullmatch(value)):
+def _is_ordinary(value: str, kind: str, certainty: Certainty) -> bool:
+    """Whether a namelike value is harmless: what people choose as a password may look like a name."""
+    chosen = kind == "PASSWORD" or _is_chosen_key(value, kind)
+    return _is_name_like(value) and not (chosen and _is_chosen(value, certainty))
+
+
+def _is_chosen_key(value: str, kind: str) -> bool:
+    """Whether words with a number are a secret or a token, which people choose less often."""
+    return is_strong(value) and (kind == "SECRET" or len(re.findall(r"[-_]", value)) >= 2)
+
+
+def _is_chosen(value: str, certainty: Certainty) -> bool:
+    """Whether words with a number are a password where it is this certain."""
+    explains = _EXPLANATORY.search(value) and re.search(r"[-_.]", value) and _CONVENTION.fullmatch(value)
+    if explains or _TECHNICAL.match(value) or value.isdecimal():
+        return value.isdecimal() and len(value) >= 6 and bool(certainty)
+    if _JOINED_PASSWORD.fullmatch(value):
         return True
-    return (
-        not value[:1].isdecimal()
-        and _EXPLANATORY.search(value) is not None
-        and re.search(r"[-_.]", value) is not None
-    )
+    if certainty and (_ONE_WORD.fullmatch(value) or _WORDS_WITH_NUMBER.fullmatch(value)):
+        return True
+    if certainty is Certainty.SETTING:
+        return _has_digit(value) and re.search(r"[^\W\d_]{2}", value) is not None
+    leet = certainty is Certainty.SENTENCE and re.search(r"[a-z]\d+[a-z]", _TECHNICAL_PART.sub("", value))
+    return bool(leet) or (bool(certainty) and is_strong(value))
+
+
+def is_strong(value: str) -> bool:
+    """Whether a word looks like a password wherever it stands, and not like a name."""
+    if not 6 <= len(value) <= 64 or _WORD_AND_VERSION.fullmatch(value) or _URL.match(value):
+        return False
+    plain = _TECHNICAL_PART.sub("", value)
+    return all(strength.search(plain) for strength in _STRENGTHS) and _CHOSEN.search(plain) is not None
 
 
 def _lower(text: str) -> str:
@@ -270,42 +373,67 @@ def _lower(text: str) -> str:
     return lower if len(lower) == len(text) else text.translate(_LOWER)
 
 
-def _classify_stem(lower: str, name: re.Match[str]) -> str | None:
+def _classify_stem(text: str, lower: str, name: re.Match[str]) -> str | None:
     """Return the kind of secret that the name around this stem denotes; None for no secret."""
     stem, before = name[0], lower[max(0, name.start() - 24) : name.start()]
     after = lower[name.end() : name.end() + 1]
     if stem == "key":
         whole = _SECRET_KEY_PREFIX.search(before) and not after.isalpha()
     else:
-        whole = stem not in _WHOLE or not (before[-1:].isalpha() or after.isalnum())
+        whole = stem not in _WHOLE or not (after.isalnum() or _is_within_word(text, name, before))
     if not whole or _DESCRIPTIVE_SUFFIX.match(lower, name.end()) or _OTHER_KEY_PREFIX.search(before):
         return None
     if stem == "key" and before.rstrip("-_ ").endswith("registry"):
         return None
+    if stem == "key" and _NETWORK_PREFIX.search(before):
+        return "PASSWORD"
     aws = "aws" in before and ("secret" in before or stem in {"secret", "key"})
     return "AWS_SECRET_KEY" if aws else _KINDS[stem]
 
 
+def _is_within_word(text: str, name: re.Match[str], before: str) -> bool:
+    """Whether letters before a short name belong to it: in "bypass", but not in "adminPass" and DBPASS."""
+    if not before[-1:].isalpha():
+        return False
+    if name[0] not in {"pass", "pw"} or before.endswith("by"):
+        return True
+    start = name.start()
+    in_camel_case = text[start].isupper() and text[start - 1].islower()
+    return not (in_camel_case or _BEFORE_SHORT_NAME.search(before))
+
+
 def _find_value(text: str, lower: str, name: re.Match[str]) -> Span | None:
-    kind = _classify_stem(lower, name)
+    kind = _classify_stem(text, lower, name)
     if kind is None:
         return None
     sign = _ASSIGN.match(text, _REST_OF_NAME.match(text, name.end()).end())  # type: ignore[union-attr]
     if sign is None:
         return None
-    if name[0] in _SHORT_NAMES and (sign["prose"] or sign["space"]):
+    if name[0] in _SHORT_NAMES and (sign["prose"] or sign["space"]) and not _is_compound(text, name, sign):
         value = _BARE.match(text, sign.end())
-        if value is None or not is_mixed(value[0].rstrip(".!?")):
+        if value is None or not (is_mixed(value[0].rstrip(".!?")) or is_strong(value[0])):
             return None
     if text[sign.start() : sign.start() + 2] in {":?", ":+"}:
         return None  # of a shell's variable: what follows is a message, or another value
+    before = lower[max(0, name.start() - 100) : name.start()]
+    if ("rn:" in before and _OF_RESOURCE.search(before)) or _OF_DIGEST.search(before[-14:]):
+        return None
     if sign["xml"] and (text[sign.end() : sign.end() + 1] in {"@", "="} or _is_placeholder(text, name, sign)):
         return None
     quoted = _QUOTED.match(text, sign.end())
     if quoted is not None:
-        return _find_quoted(quoted, sign, kind, name[0])
-    before = lower[max(0, name.start() - 100) : name.start()]
+        line = before.rpartition("\n")[2]
+        of_check = sign["call"] and (
+            _OF_CHECK.search(before) or line.lstrip().startswith(("assert ", ">>> "))
+        )
+        return None if of_check else _find_quoted(quoted, sign, kind, name)
     return _find_bare(text, sign, kind, before, name)
+
+
+def _is_compound(text: str, name: re.Match[str], sign: re.Match[str]) -> bool:
+    """Whether a short name is a part of a longer one: ``#define WIFI_PASS "…"``, ``X-Internal-Auth "…"``."""
+    start = name.start()
+    return bool(sign["space"]) and start > 0 and (text[start - 1] in "_-." or text[start - 1].isalpha())
 
 
 def _is_placeholder(text: str, name: re.Match[str], sign: re.Match[str]) -> bool:
@@ -315,43 +443,102 @@ def _is_placeholder(text: str, name: re.Match[str], sign: re.Match[str]) -> bool
     )
 
 
-def _find_quoted(value: re.Match[str], sign: re.Match[str], kind: str, stem: str) -> Span | None:
+def _find_quoted(value: re.Match[str], sign: re.Match[str], kind: str, name: re.Match[str]) -> Span | None:
     group = "x" if value["x"] is not None else "y"
-    if stem == "passphrase" and sign["eq"] not in {"==", "!="} and _is_diceware(value[group]):
-        return *value.span(group), kind
-    loose = sign["call"] or sign["prose"] or sign["space"] or sign["eq"] in {"==", "!="}
-    if (loose and _is_ordinary(value[group], kind, True)) or not is_secret(value[group], kind):
+    secret, span = value[group], (*value.span(group), kind)
+    firm = bool(sign["prose"]) and _is_firm(sign)
+    if name[0] == "passphrase" and sign["eq"] not in _COMPARISONS and _is_diceware(secret, 3 if firm else 4):
+        return span
+    named = value.string[name.start() : name.end()].isupper() and sign["eq"] == "="
+    named = named or (firm and name[0] == "passphrase") or (name[0] == "secret" and _has_digit(secret))
+    if named and (firm or sign["eq"] in {":", "="}) and _is_phrase(secret):
+        return span
+    loose = sign["call"] or sign["prose"] or sign["space"] or sign["eq"] in _COMPARISONS
+    certainty = Certainty.SENTENCE if sign["prose"] else Certainty.WORDS
+    if firm or (sign["space"] and value.string[name.start() : name.end()].isupper()):
+        certainty = Certainty.SETTING
+    if (loose and _is_ordinary(secret, kind, certainty)) or not is_secret(secret, kind):
         return None
-    return *value.span(group), kind
+    return span
 
 
 def _find_bare(text: str, sign: re.Match[str], kind: str, before: str, name: re.Match[str]) -> Span | None:
     """Find a value without quotes; in an assignment on a line of its own it extends to the next space."""
-    if sign["call"] or (sign["default"] or ":").rstrip()[-1] != ":" or sign["eq"] in {"==", "!=", "->"}:
+    if (
+        (sign["call"] and not _is_in_brackets(text, sign))
+        or (sign["default"] or ":").rstrip()[-1] != ":"
+        or sign["eq"] in {*_COMPARISONS, "->"}
+    ):
         return None
     on_line = sign["eq"] is not None and _LINE_START.search(before) is not None
-    env = on_line and text[name.start() : name.end()].isupper() and sign[0] == "="
-    value = _bare_value(text, sign, env, env or (on_line and sign[0] == ": "))
-    # As logs write it: password=…, but not a further argument of a call.
-    logged = sign[0] == "=" and _AFTER_WORD.search(before) is not None
-    sure = on_line or logged or bool(sign["default"]) or _is_argument(sign, before)
-    sure = sure or (sign[0].strip() == ":" and _is_in_sentence(text, sign, name, value))
-    if kind == "PASSWORD":
-        # "user bob / password Saturn965?, thanks"
-        sure = sure or (sign["space"] is not None and _WORD_WITH_NUMBER.fullmatch(value) is not None)
-        if _is_option(text, sign, before, value):
-            return sign.end(), sign.end() + len(value), kind
-    phrase = name[0] == "passphrase" and sure and _is_diceware(value)
-    if not (phrase or (env and _is_env_value(value)) or _is_bare_secret(value, sign, kind, sure)):
+    tight = sign[0] == "="
+    env = on_line and tight and text[name.start() : name.end()].isupper()
+    form = _TO_SPACE if env or (on_line and (tight or sign[0] == ": ")) else _BARE
+    if tight and re.search(r";[ \w]{0,40}$", before):
+        form = _TO_SEMICOLON
+    elif sign["prose"]:
+        form = _TO_LINE_END if _TO_LINE_END.match(text, sign.end()) else _IN_SENTENCE
+    value = _bare_value(text, sign, env, form)
+    if kind == "PASSWORD" and _is_option(text, sign, before, value):
+        return sign.end(), sign.end() + len(value), kind
+    certainty = _get_certainty(text, sign, before, name, value, on_line)
+    if kind == "PASSWORD" and sign[0] == ": " and _is_told(text, sign, before, value):
+        return sign.end(), sign.end() + len(value), kind
+    phrase = name[0] == "passphrase" and certainty is Certainty.SETTING and _is_diceware(value)
+    if not (phrase or (env and _is_env_value(value)) or _is_bare_secret(value, sign, kind, certainty)):
         return None
     return sign.end(), sign.end() + len(value), kind
+
+
+def _is_in_brackets(text: str, sign: re.Match[str]) -> bool:
+    """Whether this is "the password (Word-w0rd) is old", and no call."""
+    value = _BARE.match(text, sign.end())
+    alone = sign[0].startswith(" (") and value is not None and text[value.end() : value.end() + 1] == ")"
+    return alone and is_strong(value[0])  # type: ignore[index]
+
+
+def _is_told(text: str, sign: re.Match[str], before: str, value: str) -> bool:
+    """Whether letters end a line that says whose password they are, unlike a message about one."""
+    ends_line = text[sign.end() + len(value) : sign.end() + len(value) + 1] in {"", "\n"}
+    return (
+        ends_line and _OF_SOMEBODY.search(before) is not None and _JOINED_WORDS.fullmatch(value) is not None
+    )
+
+
+def _get_certainty(
+    text: str, sign: re.Match[str], before: str, name: re.Match[str], value: str, on_line: bool
+) -> Certainty:
+    """Say how surely the value after this sign is one of its name."""
+    after = text[sign.end() + len(value) : sign.end() + len(value) + 1]
+    if on_line and sign[0] != "=" and _VARIABLE.fullmatch(value) and _CONVENTION.fullmatch(value):
+        # password = user_input2
+        return Certainty.WORDS if " =" in sign[0] or after in {",", ";", ")"} else Certainty.SETTING
+    # As logs write it: password=…, but not a further argument of a call.
+    logged = sign[0] == "=" and (_AFTER_WORD.search(before) is not None or after in {"", " ", "\n", "!", "?"})
+    if on_line or logged or sign["default"] or _is_argument(sign, before):
+        return Certainty.SETTING
+    if sign[0].strip() == ":" and _is_in_sentence(text, sign, name, value):
+        return Certainty.SETTING
+    if sign["eq"] == "：" or (sign["prose"] and _is_firm(sign)):
+        return Certainty.SENTENCE
+    # "user bob / password Saturn965?, thanks"
+    return (
+        Certainty.WORDS
+        if sign["prose"] or ((sign["space"] or sign["call"]) and is_strong(value))
+        else Certainty.CODE
+    )
+
+
+def _is_firm(sign: re.Match[str]) -> bool:
+    """Whether what follows is said to be the value, unlike after "password on" and "password with"."""
+    return re.search(r"(?:\b(?:to|as|on|with|are|becomes)|[—–-])\s*$", sign["prose"]) is None
 
 
 def _is_in_sentence(text: str, sign: re.Match[str], name: re.Match[str], value: str) -> bool:
     """Whether "Password: Word_word24" or "pw: Word_word44!," is no field of a program with its type."""
     end = sign.end() + len(value)
     titled = text[name.start()].isupper() and re.search(r"\d\d$", value[-2:]) is not None
-    return titled or text[end : end + 1] in {*"!#$%^&*?~"}
+    return titled or is_strong(value) or text[end : end + 1] in {*"!#$%^&*?~"}
 
 
 def _is_option(text: str, sign: re.Match[str], before: str, value: str) -> bool:
@@ -364,29 +551,34 @@ def _is_argument(sign: re.Match[str], before: str) -> bool:
     return bool(_ARGUMENT.search(before) or sign["xml"] or sign["value"])
 
 
-def _bare_value(text: str, sign: re.Match[str], env: bool, to_space: bool) -> str:
+def _bare_value(text: str, sign: re.Match[str], env: bool, form: re.Pattern[str]) -> str:
     """Return the text after the sign as far as it can be a value; '' where it is program code."""
-    match = (_TO_SPACE if to_space else _BARE).match(text, sign.end())
+    match = form.match(text, sign.end())
     if match is None or (not env and _CODE.match(text, sign.end())):
         return ""
     # An escaped line end, in JSON or in program text, ends the value too.
-    return re.split(r"\\+[nrt\"']", match[0], maxsplit=1)[0].rstrip(",;)]}" if env else ".,;:!?)]}")
+    value = re.split(r"\\+[nrt\"']", match[0], maxsplit=1)[0]
+    if env:
+        return value.rstrip(",;)]}")
+    value = _NEXT_PAIR.split(value, maxsplit=1)[0].rstrip(".,;:)]}")
+    # Of a sentence, unless it is what makes the value a password.
+    stripped = value.rstrip(".,;:!?)]}")
+    return value if form not in (_BARE, _IN_SENTENCE, _TO_LINE_END) and _has_digit(value) else stripped
 
 
 def _is_env_value(value: str) -> bool:
     """Whether a ``.env`` line holds a secret: after the name of one, almost every value is."""
     if len(value) < 6 or value.isupper() or _STAND_IN.fullmatch(value):
         return False
-    return not (_TEMPLATE.match(value) or _URL.match(value))
+    return not (_TEMPLATE.match(value) or _URL.match(value) or is_filler(value))
 
 
-def _is_bare_secret(value: str, sign: re.Match[str], kind: str, sure: bool) -> bool:
+def _is_bare_secret(value: str, sign: re.Match[str], kind: str, certainty: Certainty) -> bool:
     """Whether an unquoted value is a secret; the context decides, too: in code it may be another name."""
-    explicit = sure or sign["prose"] or sign["eq"] == "："
-    if not is_secret(value, kind, quoted=False) or _is_ordinary(value, kind, explicit):
+    if not is_secret(value, kind, quoted=False) or _is_ordinary(value, kind, certainty):
         return False
-    if sign["space"] and not sure and not _has_digit(value):
+    if sign["space"] and certainty is Certainty.CODE and not _has_digit(value):
         return False
-    if explicit or kind == "API_KEY" or not _VARIABLE.fullmatch(value):
+    if certainty or kind == "API_KEY" or not _VARIABLE.fullmatch(value):
         return True
     return is_mixed(value) or (len(value) >= 16 and len(_DIGITS.findall(value)) >= 3)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from iccm_assets.capture.fences import CodeBlock, split_fences
-from iccm_assets.capture.redaction.rules import Place, Span, place_anywhere
+from iccm_assets.capture.redaction.rules import Place, Span
 from iccm_assets.sandbox.python_source import parse_python
 
 _LITERAL = re.compile(
@@ -33,13 +33,18 @@ _OF_PROGRAMS = (
 _NUMBER = re.compile(r"\d+(?: ?- ?\d+)*")
 # The beginning of an escape sequence, and one of which the end is missing.
 _HALF_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*(?P<x>\\(?:x[0-9a-fA-F]?|u[0-9a-fA-F]{0,3}|U[0-9a-fA-F]{0,7})?)$")
+_ONE_WORD = re.compile(r"[^\s\"'#=:,;()\[\]{}]*")
+_MAX_VALUE = 200
+_HEAD_OF_VALUE = re.compile(r"[^\s\"'#=:,;()\[\]{}]+\Z")
+_REST_OF_VALUE = re.compile(r"[^\s\"'#=:,;()\[\]{}]{0,200}")
 _LAST_BACKSLASHES = re.compile(r"\\+$")
 
 
 def get_program_kind(text: str) -> str:
-    """Return ``program`` for Python and JSON, ``assignments`` for names with values only, else ''.
+    """Return ``program`` for Python and JSON, ``values`` for names and expressions only, else ''.
 
-    The latter may be Python, or a ``.env`` file: where values without quotes are no names.
+    The latter may be Python, or a ``.env`` file or a table, where values without quotes are no names; a
+    single word is a value and no program.
     """
     if text.lstrip()[:1] in ("{", "["):
         try:
@@ -56,7 +61,7 @@ def get_program_kind(text: str) -> str:
         return ""
     if any(isinstance(node, _OF_PROGRAMS) for node in ast.walk(tree)):
         return "program"
-    return "assignments" if any(isinstance(node, ast.Assign | ast.AnnAssign) for node in tree.body) else ""
+    return "values" if tree.body and _ONE_WORD.fullmatch(text) is None else ""
 
 
 def keep_programs(before: str, after: str, redact_again: Callable[[str, Place], str]) -> str:
@@ -131,9 +136,19 @@ def _complete_escapes(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def _place_in_assignments(text: str, span: Span) -> tuple[int, int, str] | None:
-    """Say the same for a text of names with values: a value that is no literal is one of a ``.env`` file."""
-    return place_in_program(text, span) or place_anywhere(text, span)
+def _place_in_values(text: str, span: Span) -> tuple[int, int, str] | None:
+    """Say the same for a text of values: one that is no literal is that of a ``.env`` file or a table.
+
+    It becomes a string as a whole: a part of it would be none.
+    """
+    if (placed := place_in_program(text, span)) is not None or _get_literal(text, span[0]) is not None:
+        return placed
+    start, end, kind = span
+    if text[start] == "+" and text[max(0, start - 2) : start].strip():
+        return start + 1, end, f'"<{kind}>"'  # an operator, behind another value
+    head = _HEAD_OF_VALUE.search(text, max(0, start - _MAX_VALUE), start)
+    tail = _REST_OF_VALUE.match(text, end)
+    return head.start() if head else start, tail.end() if tail else end, f'"<{kind}>"'
 
 
-_PLACES: dict[str, Place] = {"program": place_in_program, "assignments": _place_in_assignments}
+_PLACES: dict[str, Place] = {"program": place_in_program, "values": _place_in_values}

@@ -18,7 +18,7 @@ from functools import lru_cache
 from itertools import count
 from typing import Any
 
-from iccm_assets.capture.redaction.context_secrets import CONTEXT_RULES
+from iccm_assets.capture.redaction.context_secrets import CONTEXT_GROUPS
 from iccm_assets.capture.redaction.keyword_secrets import classify_key, find_keyword_secrets, is_secret
 from iccm_assets.capture.redaction.pii import PII_RULES, is_card_number
 from iccm_assets.capture.redaction.program_text import keep_programs
@@ -27,7 +27,7 @@ from iccm_assets.capture.redaction.token_secrets import HIGH_ENTROPY_RULE, KEY_R
 from iccm_assets.capture.redaction.webhook_urls import WEBHOOK_RULES
 from iccm_assets.settings import Settings
 
-_BEFORE_KEYWORDS = (RuleGroup((*KEY_RULES, *WEBHOOK_RULES)), TOKEN_RULES, RuleGroup(CONTEXT_RULES))
+_BEFORE_KEYWORDS = (RuleGroup((*KEY_RULES, *WEBHOOK_RULES)), TOKEN_RULES, *CONTEXT_GROUPS)
 _AFTER_KEYWORDS = (HIGH_ENTROPY_RULE, *PII_RULES)
 ALL_RULES = tuple(rule for group in (*_BEFORE_KEYWORDS, *_AFTER_KEYWORDS) for rule in group.rules)
 _MIN_LENGTH = 6

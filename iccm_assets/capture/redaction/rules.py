@@ -104,18 +104,19 @@ class RuleGroup:
                 return []
         elif self.screen is not None and self.screen.search(text) is None:
             return []
+        hints = self._hints
         numbers = {
             number
-            for part, hints in self._hints
-            if part in text
-            for hint, hinted in hints
+            for part in filter(text.__contains__, hints)
+            for hint, hinted in hints[part]
             if hint in text
             for number in hinted
         }
-        return sorted(number for number in numbers if self.rules[number].may_match(text))
+        gates = ((number, self.rules[number].gate) for number in numbers)
+        return sorted(number for number, gate in gates if gate is None or gate.search(text))
 
     @cached_property
-    def _hints(self) -> list[tuple[str, list[tuple[str, list[int]]]]]:
+    def _hints(self) -> dict[str, list[tuple[str, list[int]]]]:
         """The hints with the numbers of their rules, by what they share; a rule without one is always tried.
 
         Half of the hints contain three characters of another: without these, none of them is searched for.
@@ -129,4 +130,4 @@ class RuleGroup:
         groups: defaultdict[str, list[tuple[str, list[int]]]] = defaultdict(list)
         for hint, hinted in numbers.items():
             groups[max(parts[hint], key=lambda part: (counts[part], part))].append((hint, hinted))
-        return list(groups.items())
+        return dict(groups)

@@ -53,7 +53,7 @@ def is_mixed(text: str) -> bool:
 
 
 _FILLER = re.compile(
-    r"[xX]{6}|(?<![A-Za-z0-9])(?:X{3,5}|Y{3,}|Z{3,})(?![A-Za-z0-9])|0{12}|[_.*-]{8}|(?i:your|example|placeholder|redacted)[-_]"
+    r"[xX]{6}|(?<![A-Za-z0-9])(?:X{3,5}|Y{3,}|Z{3,})(?![A-Za-z0-9])|0{12}|[_.*-]{8}|EXAMPLE(?:KEY)?$|^s3pPLMBiTxaQ9kYG|(?i:your|example|placeholder|redacted)[-_]"
 )
 _RANDOM_TAIL = re.compile(r"(?=[a-z]*[0-9])[0-9a-z]{24,}")
 
@@ -86,8 +86,13 @@ _ARMORED_KEY = re.compile(
     r"|(?>(?:[^\w(){}\[\]]{0,12}(?:[rn]?[A-Za-z0-9+/=]{16,}+))+))"
 )
 
+_KEY_BODY = re.compile(r"KEY(?: BLOCK)?-----(?:(?s:.)*?[A-Za-z0-9+/=]{16}|\s*(?:\\n)?[A-Za-z0-9+/=]{5})")
+
 KEY_RULES = (
-    RedactionRule("PRIVATE_KEY", _ARMORED_KEY, ("-----BEGIN ",)),
+    # The two lines alone are what a command searches for.
+    RedactionRule(
+        "PRIVATE_KEY", _ARMORED_KEY, ("-----BEGIN ",), lambda match: _KEY_BODY.search(match[0]) is not None
+    ),
     RedactionRule(
         "PRIVATE_KEY",
         re.compile(
@@ -131,7 +136,7 @@ _PASETO = RedactionRule("TOKEN", re.compile(r"v[1-4]\.(?:local|public)\.[\w-]{30
 # 64 bytes; the digests of package locks are as long but have a prefix.
 _AZURE_KEY = RedactionRule(
     "AZURE_KEY",
-    re.compile(r"(?<![A-Za-z0-9+/=-])[A-Za-z0-9+/]{86}==(?!=)"),
+    re.compile(r"(?<![A-Za-z0-9+/=-])(?<!base64,)[A-Za-z0-9+/]{86}==(?!=)"),
     ("==",),
     gate=re.compile(r"==(?<=[A-Za-z0-9+/]{8}==)"),
 )
@@ -187,15 +192,21 @@ _HIGH_ENTROPY = re.compile(
 )
 # What is public, or no text at all: certificates, public keys, signatures, images, archives, documents.
 _PUBLIC_DATA = re.compile(
-    r"-----BEGIN (?:[A-Z0-9]{1,10} ){0,3}(?:CERTIFICATE|PUBLIC KEY|SIGNATURE|MESSAGE|REQUEST|PARAMETERS|CRL)"
-    r"(?: BLOCK)?-----[^-]*+"
+    r"-----BEGIN (?:(?!PRIVATE|OpenVPN)[A-Z0-9]{1,20} ?){1,5}-----[^-]*+"
     r"|(?<![A-Za-z0-9+/])(?:iVBORw0KGgo|/9j/|R0lGOD|UEsDB|H4sI|JVBERi|UklGR)[A-Za-z0-9+/=\s\\\"']{40,}+"
     # Of 76 characters a line, as MIME writes data; keys have 64 or 70.
     r"|(?<![A-Za-z0-9+/])(?>(?:[A-Za-z0-9+/]{76}\s{1,20})+)[A-Za-z0-9+/]{0,76}"
 )
 
 
-_PUBLIC_KEY = re.compile(r"(?i)public[ _-]?key[\"']?\s{0,3}[:=]\s{0,3}[\"']?$")
+# What is named as public, as an identifier, or as a digest.
+_PUBLIC_NAME = re.compile(
+    r"(?i)(?:(?:public|publishable|site|websocket)[ _-]?(?:key|accept)"
+    r"|(?<!session)(?<!sess)(?<!secret)(?<!auth)[_-]id(?:-2)?|etag|digest"
+    r"|integrity|checksum|fingerprint|content-md5|declare_id!|[\"'][xyn]|pubkey|program(?:_?id)?|address)"
+    r"(?:\\?[\"'])?\s{0,3}[:=(]\s{0,3}(?:\\?[\"'])?$"
+)
+_CHAIN_ADDRESS = re.compile(r"0x[0-9A-Fa-f]{40}")
 
 
 class _HighEntropyRule(RedactionRule):
@@ -209,9 +220,11 @@ class _HighEntropyRule(RedactionRule):
         public = _PUBLIC_DATA.finditer(text)
         data = next(public, None)
         for match in self.pattern.finditer(text):
-            if not has_high_entropy(match[0]) or _is_readable_base64(match[0]):
+            if not has_high_entropy(match[0]) or is_filler(match[0]) or _is_readable_base64(match[0]):
                 continue
-            if _PUBLIC_KEY.search(match.string[max(0, match.start() - 24) : match.start()]):
+            if _PUBLIC_NAME.search(text, max(0, match.start() - 32), match.start()):
+                continue
+            if _CHAIN_ADDRESS.fullmatch(match[0]):
                 continue
             while data is not None and data.end() <= match.start():
                 data = next(public, None)
@@ -222,6 +235,22 @@ class _HighEntropyRule(RedactionRule):
 _LONG_MIXED_WORD = re.compile(
     r"(?<![A-Za-z0-9+/_-])(?=[A-Za-z+/_-]*[0-9])(?=[a-z0-9+/_-]*[A-Z])[A-Za-z0-9+/_-]{24}"
 )
+_WALLET = re.compile(
+    r"(?i)private[ _-]?key|accounts['\"]?\s?[:=]\s?\[|deployer|wallet|signer|secret[ _-]?key|\bpk\b"
+)
+
+
+def _is_of_wallet(match: re.Match[str]) -> bool:
+    """Whether 32 bytes are near a word for the account of a blockchain: others are digests."""
+    return _WALLET.search(match.string, max(0, match.start() - 200), match.end() + 120) is not None
+
+
+_WORD_OF_DIGITS = re.compile(r"(?<![A-Za-z0-9])0x(?P<x>[0-9a-fA-F]{64})(?![A-Za-z0-9])")
 HIGH_ENTROPY_RULE = RuleGroup(
-    (_HighEntropyRule("TOKEN", _HIGH_ENTROPY, gate=_LONG_MIXED_WORD),), _LONG_WORD, inside=True
+    (
+        _HighEntropyRule("TOKEN", _HIGH_ENTROPY, gate=_LONG_MIXED_WORD),
+        RedactionRule("PRIVATE_KEY", _WORD_OF_DIGITS, ("0x",), _is_of_wallet),
+    ),
+    _LONG_WORD,
+    inside=True,
 )

@@ -49,7 +49,7 @@ def test_a_captured_session_arrives_with_the_tests_of_its_folder(engine, setting
     (project / "tests").mkdir(parents=True)
     (project / "tests" / "test_sums.py").write_text(TEST_FILE)
     transcript = write_session(tmp_path)
-    transcript.prompt("My key is AKIAIOSFODNN7EXAMPLE and my address is jane@example.com")
+    transcript.prompt("My key is AKIAQ3EGVWTNPZ5RXK7M and my address is jane@example.com")
     transcript.write(tmp_path)
     capture(settings, tmp_path, cwd=str(project))
     report = deliver_sessions(engine, settings)
@@ -58,7 +58,7 @@ def test_a_captured_session_arrives_with_the_tests_of_its_folder(engine, setting
     assert (row.session_id, row.origin, row.text) == ("s", "claude-code", ADD_REQUIREMENTS)
     assert row.test_suite_origin == "collected"
     assert ADD.splitlines()[0] in str(row.content)
-    assert "jane@example.com" not in str(row.content) and "AKIAIOSFODNN7EXAMPLE" not in str(row.content)
+    assert "jane@example.com" not in str(row.content) and "AKIAQ3EGVWTNPZ5RXK7M" not in str(row.content)
     assert spooled(settings.home) == []
 
 
