@@ -209,6 +209,21 @@ PLACES_OF_CHOSEN = [
 ]  # fmt: skip
 CHOSEN = ["Wald-Weg17", "Kl3e_Blatt", "Tr0pen#Frucht", "Gr4swurzel!", "0strich-Farm88"]
 MORE_SECRETS = [
+    # Words with digits, in sentences that say whose password they are.
+    ("pw for the meeting room: {}", "pflaumen4mus"), ("# the staging pw is {}", "aachen52printe"),
+    ("La password dell'utente ordini è {}, ma non va", "Fontana.Verde4"),
+    ("A senha do servidor é {}. Por quê?", "moqueca@31"),
+    ("La contraseña del servidor de correo es {} y el puerto es 587.", "tortilla_lunes4"),
+    ("<!-- ftp: user web, password {} -->", "fliegen_gitter7"),
+    # Words without any.
+    ("Open it with the passphrase \"{}\", please.", "nine green herons cross the river"),
+    ("network={{\n    psk=\"{}\"\n}}", "thirteen yellow lanterns"),
+    ("connect(host='pg', password='{}')", "gentle-lamp-otter-fifty"),
+    ("redis-cli -h cache -a {} INFO", "schatz_insel"),
+    ("cy.get('#pass').type('{}');", "Kran!Fuehrer3"),
+    ("page.locator('#password').fill('{}')", "Kran!Fuehrer3"),
+    ("new PDO('mysql:host=localhost;dbname=wp', 'wp_user', '{}');", "wp.shop.2018"),
+    ("Use this token when you call the API: {} (until Friday).", "0a1b2c3d4e5f60718293a4b5c6d7e8f9"),
     # The secret alone: others than chosen words.
     ("A password is generated for root@localhost: {}\nready", "kz/e9Lw;&pWd"),
     ("app | Please use the following password to proceed:\napp |\napp | {}\napp |\n",
@@ -242,6 +257,11 @@ PERSONAL = [
     "+55 (11) 97905-2690", "6263718795135656706", "fi2112345600000785",
 ]  # fmt: skip
 LOOK_ALIKES = [
+    "assert make_dsn(user='u', password='p') == 'postgresql://u:p@h/d'",
+    "user_data = 'IyEvYmluL3NoCmFwdC1nZXQgdXBkYXRlCmFwdC1nZXQgaW5zdGFsbCAteSBjdXJsCg=='",
+    'PASSWORD_INPUT = "user-password-input-field"',
+    "# user web, password must_change",
+    "La contraseña del servidor de correo es obligatoria",
     "-----BEGIN CERTIFICATE-----\n[w64]\n[w40]\n-----END CERTIFICATE-----",
     "-----BEGIN PUBLIC KEY-----\n[w64]\n[w40]\n-----END PUBLIC KEY-----",
     "PNG = b'''iVBORw0KGgo[w64]\n[w76]\n[w40]'''",

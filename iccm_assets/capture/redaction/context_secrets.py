@@ -160,7 +160,7 @@ _ARGUMENT = (
     r"(?:(?:new\s|b|u|@)?[\"'][^\"'\n]{0,120}[\"']|[^\s\"',()][^\"',()\n]{0,80}(?:\([^()\n]{0,100}\))?|[fc])"
 )
 _ADDRESS = re.compile(
-    r"[\w.+-]{1,60}@|\w{2,12}://|[./~]|[\w.-]{1,60}\.(?:\w{2,4})$|[\w-]{1,30}:\d{2,5}$|\d{1,5}$"
+    r"[\w.+-]{1,60}@|\w{2,12}://|[./~]|[\w.-]{1,60}\.[^\W\d]\w{1,3}$|[\w-]{1,30}:\d{2,5}$|\d{1,5}$"
 )
 
 
@@ -306,7 +306,7 @@ _RULES = (
     _TableRule("PASSWORD", _HEADER, _OF_HEADERS, gate=_HEADER),
     _rule(
         "PASSWORD",
-        r"(?<![A-Za-z0-9])[a-z][a-z0-9+.-]{1,30}://[^\s:/@'\"<>]{0,100}:(?P<x>[^\s/'\"<>]{1,200})@",
+        r"(?<![A-Za-z0-9])[a-z][a-z0-9+.-]{1,30}://[^\s:/@'\"<>]{0,100}:(?P<x>[^\s/'\"<>]{3,200})@",
         "://",
         holds=_is_no_variable,
     ),
@@ -427,6 +427,31 @@ _RULES = (
         r"(?:[^\n]{0,120}?\s)?(?:-p|-a|-w|-P|/p:)\s?(?:[\"']|(?!-))(?P<x>(?=[^\s'\"]{0,100}[\d!@#$%^&*])"
         r"[^\s'\"<>$][^\s'\"<>]{5,100})",
         *_COMMANDS,
+    ),
+    _rule(
+        "PASSWORD",
+        r"\bredis-cli\s(?:[^\n]{0,120}?\s)?(?:-a|--pass)\s{1,4}[\"']?(?P<x>[^\s'\"<>$-][^\s'\"<>]{5,100})",
+        "redis-cli ",
+        holds=_is_no_variable,
+    ),
+    # What a test types into the field of a page.
+    _rule(
+        "PASSWORD",
+        r"(?i)(?:passw(?:or)?d|pass|pwd)[\w-]{0,20}[\"']?\]?[\"']?\)\s{0,20}\."
+        r"(?:type|fill|send_?keys|set_?value|setText|press_sequentially)\(\s{0,20}[\"'](?P<x>[^\"'\n]{6,80})[\"']",
+        ".type(",
+        ".fill(",
+        "eys(",
+        "alue(",
+        "etText(",
+        "entially(",
+        holds=_is_password,
+    ),
+    _rule(
+        "TOKEN",
+        r"(?i)\b(?:this|the|my|our) token\b[^\n:=]{1,80}: (?P<x>[0-9a-f]{32,64})(?![\w-])",
+        " token ",
+        holds=_has_digit,
     ),
     # The same as a list of arguments.
     _rule(

@@ -106,8 +106,9 @@ _ASSIGN = re.compile(
     r"|,?\s{1,40}(?:-\s)?\\{0,3}[\"']?(?:value|content)\\{0,3}[\"']?\s{0,4}(?P<value>[=:])\s{0,4}"
     r"|[ \t]{0,4}(?P<call>[,({])\s{0,8}[\[(]?|(?P<xml>>|</(?:td|th|dt|b|strong)>\s{0,8}(?:<(?:td|dd)>"
     r"|:[ \t]?))"
-    r"|(?P<prose>[ \t]{0,3}(?:[ \t](?:for|of|on|at|in|to|für|fuer|zum|zur|vom|von|des|der|du|de|do|da|dos|das"
-    r"|del|della|per|pour|para|voor|van|för|till|til|dla|na|pro|od|от|для|к|на)(?:[ \t][\w.-]{1,30}){1,5}"
+    r"|(?P<prose>[ \t]{0,3}(?:(?:[ \t](?:for|of|on|at|in|to|für|fuer|zum|zur|vom|von|des|der|du|de|do|da|dos"
+    r"|das|del|della|per|pour|para|voor|van|för|till|til|dla|na|pro|od|от|для|к|на)(?:[ \t][\w.-]{1,30}){1,5}"
+    r"|[ \t](?:(?:d|n|a)ell|all|de l|d|l)['’]\w{1,20}(?:[ \t][\w.-]{1,30}){0,4})"
     rf"(?:[ \t](?:{_IS})(?=[ \t:])|(?=:[ \t]))"
     r"|[ \t](?:is|was|has been|set)[ \t](?:generated|created|set|reset|changed"
     r"|for)(?:[ \t][\w.@-]{1,40}){0,4}(?=:[ \t])"
@@ -163,6 +164,15 @@ _ONE_WORD = re.compile(
 )
 # pixel-Harbor-copper62, and Saturn965.
 _WORDS_WITH_NUMBER = re.compile(r"[^\W\d_]{2,}(?:-[^\W\d_]{2,})+-?\d{2,}")
+# torta_limone3 and mandel@22: in a sentence that says what the password is.
+_WORDS_AND_DIGITS = re.compile(
+    r"[^\W\d_]{3,20}(?:[-_.][^\W\d_]{3,20}){1,4}\d{1,4}[!?]?|[^\W\d_]{4,30}[@#$%&!]\d{2,6}"
+)
+# lamp-otter-nine-blue: the value of an assignment.
+_HYPHENATED_WORDS = re.compile(r"[a-z]{3,12}(?:-[a-z]{3,12}){3,7}")
+_AFTER_USER = re.compile(
+    r"\b(?:user|login|username|benutzer|usuario|utente|utilisateur)[ :=]{1,3}[\w.@-]{1,40},? (?:and |/ ?)?$"
+)
 _WORD_WITH_NUMBER = re.compile(r"[A-Z][a-z]{2,}\d{3,}")
 # kR210-tulip-CZP: letters of both sizes, and three digits, in several parts.
 _JOINED_PASSWORD = re.compile(
@@ -353,6 +363,8 @@ def _is_chosen(value: str, certainty: Certainty) -> bool:
         return True
     if certainty and (_ONE_WORD.fullmatch(value) or _WORDS_WITH_NUMBER.fullmatch(value)):
         return True
+    if certainty is Certainty.SENTENCE and _WORDS_AND_DIGITS.fullmatch(value):
+        return True
     if certainty is Certainty.SETTING:
         return _has_digit(value) and re.search(r"[^\W\d_]{2}", value) is not None
     leet = certainty is Certainty.SENTENCE and re.search(r"[a-z]\d+[a-z]", _TECHNICAL_PART.sub("", value))
@@ -411,7 +423,9 @@ def _find_value(text: str, lower: str, name: re.Match[str]) -> Span | None:
         return None
     if name[0] in _SHORT_NAMES and (sign["prose"] or sign["space"]) and not _is_compound(text, name, sign):
         value = _BARE.match(text, sign.end())
-        if value is None or not (is_mixed(value[0].rstrip(".!?")) or is_strong(value[0])):
+        word = value[0].rstrip(".!?") if value is not None else ""
+        is_told = name[0] == "pw" and sign["prose"] and len(word) >= 8 and _ONE_WORD.fullmatch(word)
+        if not (is_mixed(word) or is_strong(word) or is_told):
             return None
     if text[sign.start() : sign.start() + 2] in {":?", ":+"}:
         return None  # of a shell's variable: what follows is a message, or another value
@@ -447,11 +461,7 @@ def _find_quoted(value: re.Match[str], sign: re.Match[str], kind: str, name: re.
     group = "x" if value["x"] is not None else "y"
     secret, span = value[group], (*value.span(group), kind)
     firm = bool(sign["prose"]) and _is_firm(sign)
-    if name[0] == "passphrase" and sign["eq"] not in _COMPARISONS and _is_diceware(secret, 3 if firm else 4):
-        return span
-    named = value.string[name.start() : name.end()].isupper() and sign["eq"] == "="
-    named = named or (firm and name[0] == "passphrase") or (name[0] == "secret" and _has_digit(secret))
-    if named and (firm or sign["eq"] in {":", "="}) and _is_phrase(secret):
+    if _is_quoted_phrase(secret, value.string, sign, kind, name, firm):
         return span
     loose = sign["call"] or sign["prose"] or sign["space"] or sign["eq"] in _COMPARISONS
     certainty = Certainty.SENTENCE if sign["prose"] else Certainty.WORDS
@@ -460,6 +470,21 @@ def _find_quoted(value: re.Match[str], sign: re.Match[str], kind: str, name: re.
     if (loose and _is_ordinary(secret, kind, certainty)) or not is_secret(secret, kind):
         return None
     return span
+
+
+def _is_quoted_phrase(
+    secret: str, text: str, sign: re.Match[str], kind: str, name: re.Match[str], firm: bool
+) -> bool:
+    """Whether a value in quotes consists of words that somebody chose as a secret."""
+    of_phrase, assigned = name[0] in {"passphrase", "psk"}, sign["eq"] in {":", "="}
+    if of_phrase and sign["eq"] not in _COMPARISONS and _is_diceware(secret, 3 if firm or assigned else 4):
+        return True
+    if kind == "PASSWORD" and assigned and _HYPHENATED_WORDS.fullmatch(secret):
+        return _is_diceware(secret)
+    named = text[name.start() : name.end()].isupper() and sign["eq"] == "="
+    named = named or (firm and name[0] == "passphrase") or (name[0] == "secret" and _has_digit(secret))
+    said = (named and (firm or assigned)) or (of_phrase and sign["space"])
+    return bool(said) and _is_phrase(secret)
 
 
 def _find_bare(text: str, sign: re.Match[str], kind: str, before: str, name: re.Match[str]) -> Span | None:
@@ -521,6 +546,8 @@ def _get_certainty(
         return Certainty.SETTING
     if sign["eq"] == "：" or (sign["prose"] and _is_firm(sign)):
         return Certainty.SENTENCE
+    if sign["space"] and _AFTER_USER.search(before):
+        return Certainty.SETTING
     # "user bob / password Saturn965?, thanks"
     return (
         Certainty.WORDS

@@ -180,6 +180,7 @@ def _is_readable_base64(text: str) -> bool:
         decoded = base64.b64decode(text + "=" * (-len(text) % 4), validate=True).decode("ascii")
     except ValueError:
         return False
+    decoded = decoded.replace("\n", " ")
     letters = sum(character.isalpha() or character == " " for character in decoded)
     return decoded.isprintable() and letters >= (0.8 if " " in decoded else 1.0) * len(decoded)
 
