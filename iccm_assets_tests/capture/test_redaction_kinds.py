@@ -215,7 +215,19 @@ MORE_SECRETS = [
     ("A senha do servidor é {}. Por quê?", "moqueca@31"),
     ("La contraseña del servidor de correo es {} y el puerto es 587.", "tortilla_lunes4"),
     ("<!-- ftp: user web, password {} -->", "fliegen_gitter7"),
+    ("root pass for the new machine = {}", "Lemon$Aquaeduct7"),
+    ("mot de passe du serveur : {}", "Pivoine_2023#"),
+    ("<!-- basic auth for the preview: preview / {} -->", "foggy.Hills4"),
+    # In a column of their own, in another column, in another call.
+    ("webhook\n  Content type  json\n  Secret        {}", "0a1b2c3d4e5f60718293a4b5c6d7e8f901234567"),
+    ("UPDATE settings SET value = '{}' WHERE name = 'smtp_password';", "shellBeach78"),
+    ("session.cookies.set('remember_web', '{}')", "eyJpdiI6Iw8e8eeLcZ7Ysmw0YiGwk8Uo6ozUK0v72zpWhd9G" * 3),
+    ("codecov -t {}", "0bd2be79-205d-500f-bf96-290fb2254646"),
+    ("algoliasearch('PNK5EXYYEP', '{}')", "0a1b2c3d4e5f60718293a4b5c6d7e8f9"),
+    ("The token I use is {}", "0a1b2c3d4e5f60718293a4b5c6d7e8f901234567"),
     # Words without any.
+    ("SSID lab, passphrase: {}", "nine-blue-herons-sing"),
+    ("the wifi password is \"{}\", as spoken", "violet elephants 5 dinner"),
     ("Open it with the passphrase \"{}\", please.", "nine green herons cross the river"),
     ("network={{\n    psk=\"{}\"\n}}", "thirteen yellow lanterns"),
     ("connect(host='pg', password='{}')", "gentle-lamp-otter-fifty"),
@@ -257,6 +269,10 @@ PERSONAL = [
     "+55 (11) 97905-2690", "6263718795135656706", "fi2112345600000785",
 ]  # fmt: skip
 LOOK_ALIKES = [
+    "Set-Cookie: theme=dark; Path=/; Max-Age=31536000",
+    'If-None-Match: W/"[w27]"',
+    '{"kty":"RSA","kid":"[w27]"}',
+    "<ProjectGuid>{9A19103F-16F7-4668-BE54-9A1E7A4F7556}</ProjectGuid>",
     "assert make_dsn(user='u', password='p') == 'postgresql://u:p@h/d'",
     "user_data = 'IyEvYmluL3NoCmFwdC1nZXQgdXBkYXRlCmFwdC1nZXQgaW5zdGFsbCAteSBjdXJsCg=='",
     'PASSWORD_INPUT = "user-password-input-field"',

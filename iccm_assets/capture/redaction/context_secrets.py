@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from iccm_assets.capture.redaction.keyword_secrets import is_secret, is_strong
 from iccm_assets.capture.redaction.rules import OnMatch, RedactionRule, RuleGroup, Span
 from iccm_assets.capture.redaction.token_secrets import is_keyboard_mash
+from iccm_assets.capture.redaction.vendor_tokens import UUID
 
 
 def _rule(
@@ -95,6 +96,7 @@ _OF_HEADERS = tuple(
     for part in ("passw", "passp", "pwd", "secret", "token", "apikey", "api_key", "api key")
     for form in (str, str.upper, str.capitalize)
 )
+_COOKIE_ATTRIBUTES = re.compile(r"(?i);\s{0,4}(?:path|expires|max-age|domain|samesite|priority)=[^;]{0,100}")
 _IN_CELL = " \t\r`*\"'"
 
 
@@ -138,7 +140,8 @@ _POSITIONAL = {
     1: "createHmac jwt.sign jwt.verify jwt.encode jwt.decode HMAC.hexdigest createCipheriv"
     " createDecipheriv AES.encrypt AES.decrypt hmac.New X509Certificate2 WiFi.begin WiFi.softAP"
     " wlan.connect wifi.connect sta.connect login Login simple_bind simple_bind_s bind bind_s"
-    " HTTPBasicAuth HTTPDigestAuth httpbasicauth HTTPProxyAuth BasicAuth SetBasicAuth setBasicAuth"
+    " algoliasearch HTTPBasicAuth HTTPDigestAuth httpbasicauth HTTPProxyAuth BasicAuth SetBasicAuth"
+    " setBasicAuth"
     " basicAuth basic_auth withBasicAuth setHttpAuth Credentials.basic auth.basic auth.Basic"
     " AuthTokens.basic UserPassword NetworkCredential NetworkCredentials UsernamePasswordCredentials"
     " UsernamePasswordCredential PasswordCredential UsernamePasswordAuthenticationToken"
@@ -232,7 +235,7 @@ class _InsertRule(RedactionRule):
 _NEXT_ROW = re.compile(r"\s{0,20},\s{0,20}(?=\()")
 _CREDENTIALS = re.compile(
     r"(?i)\blog(?:ged|ging)?[ -]?(?:in|on)\b|\bsign(?:ed)?[ -]?in\b|\blogins?\b|credential|\bcreds\b"
-    r"|passw|\bpw\b|\bpass\b"
+    r"|passw|\bpw\b|\bpass\b|\bbasic.auth"
     r"|connect(?:ed|ing)? |zugang|zugänge|anmeld|einlogg|account|contraseña|mot de passe|identifiant"
     r"|connexion|senha|acceso|acces"
     r"|benutzer|\busers?\b|inlog|hasło|логин|пароль"
@@ -243,7 +246,7 @@ _PASSWORDS = re.compile(
 )
 _OF_CREDENTIALS = (
     *("assw", "assp", "assc", "asse", "pw", "ogin", "og i", "redential", "reds "),
-    *("onnect", "ennwort", "ugang", "ontrase"),
+    *("asic", "onnect", "ennwort", "ugang", "ontrase"),
 )
 _STRONG = r"(?P<x>(?=[^\s\"'`<>(){}\[\],;\\|/]{0,39}\d)[^\s\"'`<>(){}\[\],;\\|/]{7,40})(?![\w/])"
 _DIGIT_OF_WORD = re.compile(r"\d(?:(?<=[^\W\d]\d)|(?<=[-.!#$%^&*?~+@]\d)|[^\W\d_])")
@@ -354,8 +357,27 @@ _RULES = (
         "ookie",
         "OOKIE",
         "-b ",
-        holds=lambda match: _has_digit(match) and "(" not in match["x"],
+        holds=lambda match: (
+            re.search(r"\d", _COOKIE_ATTRIBUTES.sub("", match["x"])) is not None and "(" not in match["x"]
+        ),
     ),
+    _rule(
+        "COOKIE",
+        r"(?i)\bcookies?\.set\(\s{0,20}[\"'][\w.-]{1,80}[\"'],\s{0,20}[\"'](?P<x>[^\s\"'\\<>]{16,4000})[\"']",
+        "ookies.set(",
+        "ookie.set(",
+        holds=_has_digit,
+    ),
+    # A row of settings, by the name in another column.
+    _rule(
+        "PASSWORD",
+        r"(?i)\bset\s{1,4}\w{1,30}\s?=\s?'(?P<x>[^'\n]{6,200})'\s{1,8}where\s[^\n;]{0,80}?'[\w.-]{0,40}"
+        r"(?:passw(?:or)?d|secret|token|pwd)[\w.-]{0,20}'",
+        "where ",
+        "WHERE ",
+        holds=_is_password,
+    ),
+    _rule("TOKEN", rf"\bcodecov\b[^\n]{{0,80}}?\s-t[ =]?(?P<x>{UUID})", "codecov"),
     # .netrc, on one line or several, also escaped or with line numbers: its words are in pairs, in any order.
     _rule(
         "PASSWORD",
@@ -449,8 +471,8 @@ _RULES = (
     ),
     _rule(
         "TOKEN",
-        r"(?i)\b(?:this|the|my|our) token\b[^\n:=]{1,80}: (?P<x>[0-9a-f]{32,64})(?![\w-])",
-        " token ",
+        r"(?i)\b(?<![\w-])token\b[^\n:=]{1,80}?(?:: | is )(?P<x>[0-9a-f]{32,64})(?![\w-])",
+        "token ",
         holds=_has_digit,
     ),
     # The same as a list of arguments.

@@ -109,12 +109,12 @@ _ASSIGN = re.compile(
     r"|(?P<prose>[ \t]{0,3}(?:(?:[ \t](?:for|of|on|at|in|to|für|fuer|zum|zur|vom|von|des|der|du|de|do|da|dos"
     r"|das|del|della|per|pour|para|voor|van|för|till|til|dla|na|pro|od|от|для|к|на)(?:[ \t][\w.-]{1,30}){1,5}"
     r"|[ \t](?:(?:d|n|a)ell|all|de l|d|l)['’]\w{1,20}(?:[ \t][\w.-]{1,30}){0,4})"
-    rf"(?:[ \t](?:{_IS})(?=[ \t:])|(?=:[ \t]))"
+    rf"(?:[ \t](?:{_IS})(?=[ \t:])|(?=[ \t]?[:=][ \t]))"
     r"|[ \t](?:is|was|has been|set)[ \t](?:generated|created|set|reset|changed"
     r"|for)(?:[ \t][\w.@-]{1,40}){0,4}(?=:[ \t])"
     rf"|[ \t](?:{_IS}|are|as|becomes|on|with)(?=[ \t:])|[—–-]|是|为|為|は|를|은|는|が)[ \t]{{0,3}}"
-    r"(?:now |still |just |jetzt |set to )?:?[ \t]{0,2})"
-    r"|(?P<space>[ \t]{1,4}))"
+    r"(?:now |still |just |jetzt |set to )?[:=]?[ \t]{0,2})"
+    r"|(?P<space>[ \t]{1,16}))"
 )
 _QUOTED = re.compile(
     r"[rbfuRBFUNE]{0,2}(?P<q>\\{0,3}(?:\"\"\"|'''|[\"'`]))(?P<x>[^\r\n]{1,500}?)(?P=q)|[«“„「](?P<y>[^»”“」\r\n]{1,200})[»”“」]"
@@ -186,7 +186,7 @@ _TECHNICAL = re.compile(
 # The same within a word, which has no other digits then.
 _TECHNICAL_PART = re.compile(
     r"(?i)sha-?\d{1,3}|md5|base\d\d|utf-?\d{1,2}|[hrepd]s\d{3}|o?auth2?|x509|u?int\d{1,2}|float\d\d|bytes?\d{0,2}|str(?:ing)?\d?"
-    r"|ipv[46]|http/?[23]?|ed25519|argon2(?:id)?|pbkdf2|log4|web3|[bp]2[bpc]|[ksl3]8s|i18n|l10n|s3|ec2|2fa|es\d|v\d"
+    r"|ipv[46]|http/?[23]?|ed25519|argon2(?:id)?|pbkdf2|log4|web3|[bp]2[bpc]|[ksl3]8s|i18n|l10n|(?<![a-z])(?:s3|ec2|2fa|es\d|v\d)"
     r"|s?crypt\d?[a-z]?|windows|python|chrome|firefox|ubuntu|debian|java|postgres|mysql|node|php"
 )
 _STRENGTHS = tuple(map(re.compile, ("[a-z]", "[A-Z]", r"\d")))
@@ -482,7 +482,11 @@ def _is_quoted_phrase(
     if kind == "PASSWORD" and assigned and _HYPHENATED_WORDS.fullmatch(secret):
         return _is_diceware(secret)
     named = text[name.start() : name.end()].isupper() and sign["eq"] == "="
-    named = named or (firm and name[0] == "passphrase") or (name[0] == "secret" and _has_digit(secret))
+    named = (
+        named
+        or (firm and (name[0] == "passphrase" or _has_digit(secret)))
+        or (name[0] == "secret" and _has_digit(secret))
+    )
     said = (named and (firm or assigned)) or (of_phrase and sign["space"])
     return bool(said) and _is_phrase(secret)
 
@@ -509,7 +513,8 @@ def _find_bare(text: str, sign: re.Match[str], kind: str, before: str, name: re.
     certainty = _get_certainty(text, sign, before, name, value, on_line)
     if kind == "PASSWORD" and sign[0] == ": " and _is_told(text, sign, before, value):
         return sign.end(), sign.end() + len(value), kind
-    phrase = name[0] == "passphrase" and certainty is Certainty.SETTING and _is_diceware(value)
+    sure = certainty is Certainty.SETTING or (sign[0] == ": " and _HYPHENATED_WORDS.fullmatch(value))
+    phrase = name[0] == "passphrase" and sure and _is_diceware(value)
     if not (phrase or (env and _is_env_value(value)) or _is_bare_secret(value, sign, kind, certainty)):
         return None
     return sign.end(), sign.end() + len(value), kind

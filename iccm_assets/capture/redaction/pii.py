@@ -262,7 +262,7 @@ _NUMBER_RULES = (
 _ADDRESS_RULES = (
     _rule(
         "IBAN",
-        r"(?:(?<![A-Za-z0-9])|(?<=\\[nrt]))[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}"
+        r"(?:(?<![A-Za-z0-9])(?<![0-9A-F]-)|(?<=\\[nrt]))[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}"
         r"(?:[ -]?[A-Z0-9]{1,3})?(?![A-Za-z0-9])",
         holds=lambda match: is_iban(match[0]),
         gate=r"\d(?<=[A-Z]\d)\d[ -]?[A-Z0-9]{4}",

@@ -203,9 +203,9 @@ _PUBLIC_DATA = re.compile(
 # What is named as public, as an identifier, or as a digest.
 _PUBLIC_NAME = re.compile(
     r"(?i)(?:(?:public|publishable|site|websocket)[ _-]?(?:key|accept)"
-    r"|(?<!session)(?<!sess)(?<!secret)(?<!auth)[_-]id(?:-2)?|etag|digest"
+    r"|(?<!session)(?<!sess)(?<!secret)(?<!auth)[_-]id(?:-2)?|etag|if-none-match|[\"']kid|digest"
     r"|integrity|checksum|fingerprint|content-md5|declare_id!|[\"'][xyn]|pubkey|program(?:_?id)?|address)"
-    r"(?:\\?[\"'])?\s{0,3}[:=(]\s{0,3}(?:\\?[\"'])?$"
+    r"(?:\\?[\"'])?\s{0,3}[:=(]\s{0,3}(?:W/)?(?:\\?[\"'])?$"
 )
 _CHAIN_ADDRESS = re.compile(r"0x[0-9A-Fa-f]{40}")
 
