@@ -487,8 +487,8 @@ def _is_quoted_phrase(
         or (firm and (name[0] == "passphrase" or _has_digit(secret)))
         or (name[0] == "secret" and _has_digit(secret))
     )
-    said = (named and (firm or assigned)) or (of_phrase and sign["space"])
-    return bool(said) and _is_phrase(secret)
+    is_given = (named and (firm or assigned)) or (of_phrase and sign["space"])
+    return bool(is_given) and _is_phrase(secret)
 
 
 def _find_bare(text: str, sign: re.Match[str], kind: str, before: str, name: re.Match[str]) -> Span | None:
