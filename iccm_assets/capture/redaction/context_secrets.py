@@ -420,6 +420,16 @@ _RULES = (
         r"\"random_password\"[^}]{0,800}?\"result\":\s{0,4}\"(?P<x>[^\"]{8,200})\"",
         "random_password",
     ),
+    _rule(
+        "PASSWORD",
+        r"\"result\":\s{0,4}\"(?P<x>[^\"\n]{8,200})\"[^{]{0,800}?\"random_password\"",
+        "random_password",
+    ),
+    _rule(
+        "SECRET",
+        r"(?i)dockerconfig(?:json)?\\?[\"']?\s{0,4}[:=]\s{0,4}\\?[\"']?(?P<x>[A-Za-z0-9+/]{24,8000}={0,2})",
+        "ockerconfig",
+    ),
     # The values of a Kubernetes secret are in base64.
     _rule(
         "SECRET",
@@ -486,7 +496,10 @@ _RULES = (
     ),
     _rule(
         "PASSWORD",
-        r"\b(?:sshpass|mysql\w{0,8}|mariadb\w{0,8})\s(?:[^\n]{0,120}?\s)?-p\s?[\"']?(?P<x>[A-Za-z]{12,60})(?![\w.])",
+        r"\b(?:sshpass|mysql\w{0,8}|mariadb\w{0,8}|(?:docker|podman) login)\s"
+        r"(?:[^\n]{0,120}?\s)?-p\s?[\"']?(?P<x>[A-Za-z]{12,60})(?![\w.])",
+        "docker login",
+        "podman login",
         "sshpass",
         "mysql",
         "mariadb",
@@ -564,7 +577,8 @@ _RULES = (
     # Directives of servers and of network devices: no sign between the name and its value.
     _rule(
         "PASSWORD",
-        r"(?m)^[ \t+-]{0,8}(?:requirepass|masterauth|sentinel auth-pass \S{1,60}|snmp-server community"
+        r"(?m)(?:^[ \t+-]{0,8}|(?<=\s)--)(?:requirepass|masterauth|sentinel auth-pass \S{1,60}"
+        r"|snmp-server community"
         r"|enable (?:secret|password)(?: \d)?"
         r"|username \S{1,60} (?:privilege \d{1,2} )?(?:secret|password)(?: \d)?)"
         r"[ \t]{1,8}(?:=[ \t]{0,4})?[\"']?(?P<x>[^\s\"'$<>=][^\s\"'$<>]{3,200})",

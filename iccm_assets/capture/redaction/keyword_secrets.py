@@ -71,7 +71,7 @@ _DESCRIPTIVE_SUFFIX = re.compile(
     r"|endpoint|col|ids?(?![a-z])|(?:[a-z]{1,12}_)?at(?![a-z])|func|provider|store|reset|valid|check|encrypt|encod|strength)"
 )
 _OTHER_KEY_PREFIX = re.compile(
-    r"(?:primary|foreign|public|publickey|sort|cache|partition|row|hash|dict|lookup|group|order|index|idempotency|object|s3"
+    r"(?:primary|foreign|public|publishable|publickey|sort|cache|partition|row|hash|dict|lookup|group|order|index|idempotency|object|s3"
     r"|next|page|continuation|eof|end|start|sep|pad|unk|mask|bos|eos|cls"
     r"|map|meta|hot|short|arrow|natural|site|websocket|host|known)[-_ ]?$"
 )
@@ -169,7 +169,7 @@ _WORDS_AND_DIGITS = re.compile(
     r"[^\W\d_]{3,20}(?:[-_.][^\W\d_]{3,20}){1,4}\d{1,4}[!?]?|[^\W\d_]{4,30}[@#$%&!]\d{2,6}"
 )
 # lamp-otter-nine-blue: the value of an assignment.
-_HYPHENATED_WORDS = re.compile(r"[a-z]{3,12}(?:-[a-z]{3,12}){3,7}")
+_HYPHENATED_WORDS = re.compile(r"(?=.{16})[a-z]{2,12}(?:-[a-z]{2,12}){3,7}")
 _AFTER_USER = re.compile(
     r"\b(?:user|login|username|benutzer|usuario|utente|utilisateur)[ :=]{1,3}[\w.@-]{1,40},? (?:and |/ ?)?$"
 )
@@ -479,9 +479,10 @@ def _is_quoted_phrase(
     of_phrase, assigned = name[0] in {"passphrase", "psk"}, sign["eq"] in {":", "="}
     if of_phrase and sign["eq"] not in _COMPARISONS and _is_diceware(secret, 3 if firm or assigned else 4):
         return True
-    if kind == "PASSWORD" and assigned and _HYPHENATED_WORDS.fullmatch(secret):
-        return _is_diceware(secret)
     named = text[name.start() : name.end()].isupper() and sign["eq"] == "="
+    chosen = (assigned and kind == "PASSWORD") or (named and kind in {"SECRET", "TOKEN"})
+    if chosen and _HYPHENATED_WORDS.fullmatch(secret):
+        return _is_diceware(secret)
     named = (
         named
         or (firm and (name[0] == "passphrase" or _has_digit(secret)))

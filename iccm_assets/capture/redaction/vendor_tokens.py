@@ -158,7 +158,7 @@ DISTINCT_TOKENS = (
     TokenForm("MAILCHIMP_KEY", r"(?<![\w-])[a-f0-9]{32}-us\d\d?(?!\w)", "-us",
               "https://mailchimp.com/help/about-api-keys/"),
     # Payments and shops.
-    TokenForm("STRIPE_KEY", r"(?:[srp]k_(?:live|test)_[A-Za-z0-9]{10,}|whsec_[A-Za-z0-9+/=]{20,})",
+    TokenForm("STRIPE_KEY", r"(?:[sr]k_(?:live|test)_[A-Za-z0-9]{10,}|whsec_[A-Za-z0-9+/=]{20,})",
               "k_live_ k_test_ whsec_",
               "https://docs.stripe.com/keys"),
     TokenForm("TOKEN", r"rzp_(?:live|test)_[A-Za-z0-9]{14}", "rzp_live_ rzp_test_",
