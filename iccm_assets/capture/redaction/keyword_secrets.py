@@ -112,12 +112,12 @@ _ASSIGN = re.compile(
     rf"(?:[ \t](?:{_IS})(?=[ \t:])|(?=[ \t]?[:=][ \t]))"
     r"|[ \t](?:is|was|has been|set)[ \t](?:generated|created|set|reset|changed"
     r"|for)(?:[ \t][\w.@-]{1,40}){0,4}(?=:[ \t])"
-    rf"|[ \t](?:{_IS}|are|as|becomes|on|with)(?=[ \t:])|[—–-]|是|为|為|は|를|은|는|が)[ \t]{{0,3}}"
+    rf"|[ \t](?:(?:root|admin|sudo|wi-?fi|ssh|ftp|prod|staging)[ \t])?(?:{_IS}|are|as|becomes|on|with)(?=[ \t:])|[—–-]|是|为|為|は|를|은|는|が)[ \t]{{0,3}}"
     r"(?:now |still |just |jetzt |set to )?[:=]?[ \t]{0,2})"
     r"|(?P<space>[ \t]{1,16}))"
 )
 _QUOTED = re.compile(
-    r"[rbfuRBFUNE]{0,2}(?P<q>\\{0,3}(?:\"\"\"|'''|[\"'`]))(?P<x>[^\r\n]{1,500}?)(?P=q)|[«“„「](?P<y>[^»”“」\r\n]{1,200})[»”“」]"
+    r"[rbfuRBFUNE]{0,2}(?P<q>\\{0,3}(?:\"\"\"|'''|[\"'`]))(?P<x>[^\r\n]{1,500}?)(?P=q)|[«“„「]\s?(?P<y>[^»”“」\s][^»”“」\r\n]{0,200}?)\s?[»”“」]"
 )
 _TO_SPACE = re.compile(r"[^\s\"'`<>]{1,500}")
 _TO_LINE_END = re.compile(r"[^\s\"'`<>]{1,200}(?=\s{0,20}(?:\n|$))")
@@ -141,7 +141,7 @@ _NETWORK_PREFIX = re.compile(r"(?:wi-?fi|wlan|wpa2?|network)[-_. ]?$")
 _VARIABLE = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*")
 _DIGIT = re.compile(r"[0-9]")
 _DIGITS = re.compile(r"[0-9]+")
-_CODE = re.compile(r"[A-Za-z_][\w.]{0,100}[(\[{]")
+_CODE = re.compile(r"\$?[A-Za-z_][\w.]{0,100}[(\[{]")
 # A line that assigns: of a .env file, a shell, a diff, YAML, a numbered listing.
 _LINE_START = re.compile(
     r"(?:^|\n|\\n|[\"'`])[^\S\n]{0,40}"
@@ -167,9 +167,12 @@ _WORDS_WITH_NUMBER = re.compile(r"[^\W\d_]{2,}(?:-[^\W\d_]{2,})+-?\d{2,}")
 # torta_limone3 and mandel@22: in a sentence that says what the password is.
 _WORDS_AND_DIGITS = re.compile(
     r"[^\W\d_]{3,20}(?:[-_.][^\W\d_]{3,20}){1,4}\d{1,4}[!?]?|[^\W\d_]{4,30}[@#$%&!]\d{2,6}"
+    r"|[A-Z][a-zß-ÿ]{3,20}[-_.]\d{2,6}"
 )
 # lamp-otter-nine-blue: the value of an assignment.
 _HYPHENATED_WORDS = re.compile(r"(?=.{16})[a-z]{2,12}(?:-[a-z]{2,12}){3,7}")
+_TWO_WORDS = re.compile(r"[A-Z][a-z]{2,20}[-_.&+][A-Z][a-z]{2,20}")
+_BEFORE_PASSWORD = re.compile(r"\buser(?:name)?\s?=\s?[\"'][^\"'\n]{1,60}[\"'],?\s{1,20}\w{0,20}$")
 _AFTER_USER = re.compile(
     r"\b(?:user|login|username|benutzer|usuario|utente|utilisateur)[ :=]{1,3}[\w.@-]{1,40},? (?:and |/ ?)?$"
 )
@@ -479,6 +482,9 @@ def _is_quoted_phrase(
     of_phrase, assigned = name[0] in {"passphrase", "psk"}, sign["eq"] in {":", "="}
     if of_phrase and sign["eq"] not in _COMPARISONS and _is_diceware(secret, 3 if firm or assigned else 4):
         return True
+    if kind == "PASSWORD" and sign["eq"] == "=" and _TWO_WORDS.fullmatch(secret):
+        before = text[max(0, name.start() - 100) : name.start()].lower()
+        return _BEFORE_PASSWORD.search(before) is not None and not _EXPLAINS.search(secret)
     named = text[name.start() : name.end()].isupper() and sign["eq"] == "="
     chosen = (assigned and kind == "PASSWORD") or (named and kind in {"SECRET", "TOKEN"})
     if chosen and _HYPHENATED_WORDS.fullmatch(secret):
