@@ -112,7 +112,8 @@ _ASSIGN = re.compile(
     rf"(?:[ \t](?:{_IS})(?=[ \t:])|(?=[ \t]?[:=][ \t]))"
     r"|[ \t](?:is|was|has been|set)[ \t](?:generated|created|set|reset|changed"
     r"|for)(?:[ \t][\w.@-]{1,40}){0,4}(?=:[ \t])"
-    rf"|[ \t](?:(?:root|admin|sudo|wi-?fi|ssh|ftp|prod|staging)[ \t])?(?:{_IS}|are|as|becomes|on|with)(?=[ \t:])|[—–-]|是|为|為|は|를|은|는|が)[ \t]{{0,3}}"
+    rf"|[ \t](?:(?:root|admin|sudo|wi-?fi|ssh|ftp|prod|staging)[ \t])?"
+    rf"(?:{_IS}|are|as|becomes|on|with)(?=[ \t:])|[—–-]|是|为|為|は|를|은|는|が)[ \t]{{0,3}}"
     r"(?:now |still |just |jetzt |set to )?[:=]?[ \t]{0,2})"
     r"|(?P<space>[ \t]{1,16}))"
 )
