@@ -163,7 +163,7 @@ _ARGUMENT = (
     r"(?:(?:new\s|b|u|@)?[\"'][^\"'\n]{0,120}[\"']|[^\s\"',()][^\"',()\n]{0,80}(?:\([^()\n]{0,100}\))?|[fc])"
 )
 _ADDRESS = re.compile(
-    r"[\w.+-]{1,60}@|\w{2,12}://|[./~]|[\w.-]{1,60}\.[^\W\d]\w{1,3}$|[\w-]{1,30}:\d{2,5}$|\d{1,5}$"
+    r"[\w.+-]{1,60}@|\w{2,12}://|[./~]|[\w.-]{1,60}\.[a-z]\w{1,3}$|[\w-]{1,30}:\d{2,5}$|\d{1,5}$"
 )
 
 
@@ -465,6 +465,18 @@ _RULES = (
         r"\bredis-cli\s(?:[^\n]{0,120}?\s)?(?:-a|--pass)\s{1,4}[\"']?(?P<x>[^\s'\"<>$-][^\s'\"<>]{5,100})",
         "redis-cli ",
         holds=_is_no_variable,
+    ),
+    _rule(
+        "PASSWORD",
+        r"\bsshpass\s{1,4}-p\s{0,2}(?P<q>[\"'])(?P<x>[^\"'\n]{6,100})(?P=q)",
+        "sshpass ",
+        holds=_is_no_variable,
+    ),
+    _rule(
+        "PASSWORD",
+        r"(?i)\bpassphrase: (?P<x>[a-z]{2,20}(?: [a-z\d]{2,20}){2,7})[.!]?[ \t\r]{0,4}(?=\n|$)",
+        "assphrase: ",
+        holds=lambda match: _has_digit(match) and _OF_SENTENCES.search(match["x"]) is None,
     ),
     # What a test types into the field of a page.
     _rule(

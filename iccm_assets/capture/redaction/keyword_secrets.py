@@ -152,7 +152,7 @@ _LINE_START = re.compile(
 )
 _ARGUMENT = re.compile(
     r"(?:[?&;#]|(?<![\w-])--?|(?<![\w-])-[eD] ?|--(?:env|build-arg|set|from-literal|secret)[ =]"
-    r"|\w=[^\s,()]{1,60}[ ,]|\w: ?[^\s,()]{1,60},? |login \S{1,60} |//)[\w.-]{0,40}$"
+    r"|\w=[^\s,()]{1,60}[ ,]{1,2}|\w: ?[^\s,()]{1,60},? |login \S{1,60} |//)[\w.-]{0,40}$"
 )
 _OPTION = re.compile(r"(?<![\w-])--[\w-]{0,40}$")
 _AFTER_WORD = re.compile(r"[^,(\s]\s[\w.-]{0,40}$")
@@ -561,6 +561,8 @@ def _get_certainty(
         return Certainty.SENTENCE
     if sign["space"] and _AFTER_USER.search(before):
         return Certainty.SETTING
+    if sign["eq"] and is_strong(value) and not _VARIABLE.fullmatch(value):
+        return Certainty.WORDS
     # "user bob / password Saturn965?, thanks"
     return (
         Certainty.WORDS

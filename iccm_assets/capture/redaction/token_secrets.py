@@ -188,7 +188,7 @@ def _is_readable_base64(text: str) -> bool:
 _HIGH_ENTROPY = re.compile(
     r"(?:(?<![\w+/=.-])|(?<=\\[nrt]))(?<!base64,)(?<!\bh1:)(?<!\bSHA256:)"
     r"(?!(?:toolu|msg|req|call|resp|chatcmpl|run|sha\d+|pi|pm|ch|cus|sub|evt|price|prod|seti|acct|file)[_-]"
-    r"|(?:[rnbqkpRNBQKP1-8]{1,8}/){7}|AAAA(?:[BC]3NzaC1|E2VjZHN|[GI]nNrL))"
+    r"|(?:[rnbqkpRNBQKP1-8]{1,8}/){7}|RW[QRST][A-Za-z0-9+/]{53}(?![\w+/=])|AAAA(?:[BC]3NzaC1|E2VjZHN|[GI]nNrL))"
     r"[A-Za-z0-9][A-Za-z0-9+/_-]{22,98}[A-Za-z0-9]={0,2}(?![\w+/=-])"
 )
 # What is public, or no text at all: certificates, public keys, signatures, images, archives, documents.
