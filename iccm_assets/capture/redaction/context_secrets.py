@@ -135,12 +135,13 @@ def _read_header(line: str) -> tuple[str, int, dict[int, str]]:
 
 # What a call expects as its password: the callees, by the number of arguments before it.
 _POSITIONAL = {
-    0: "client.auth redis.auth jedis.auth redisClient.auth cookieParser hmac.new AES.new SecretKeySpec"
-    " Serializer",
+    0: "APISession client.auth redis.auth jedis.auth redisClient.auth cookieParser hmac.new AES.new"
+    " SecretKeySpec Serializer",
     1: "createHmac jwt.sign jwt.verify jwt.encode jwt.decode HMAC.hexdigest createCipheriv"
     " createDecipheriv AES.encrypt AES.decrypt hmac.New X509Certificate2 WiFi.begin WiFi.softAP"
     " wlan.connect wifi.connect sta.connect login Login simple_bind simple_bind_s bind bind_s"
-    " algoliasearch HTTPBasicAuth HTTPDigestAuth httpbasicauth HTTPProxyAuth BasicAuth SetBasicAuth"
+    " pgp_sym_encrypt pgp_sym_decrypt algoliasearch"
+    " HTTPBasicAuth HTTPDigestAuth httpbasicauth HTTPProxyAuth BasicAuth SetBasicAuth"
     " setBasicAuth"
     " basicAuth basic_auth withBasicAuth setHttpAuth Credentials.basic auth.basic auth.Basic"
     " AuthTokens.basic UserPassword NetworkCredential NetworkCredentials UsernamePasswordCredentials"
@@ -173,7 +174,7 @@ def _is_argument(match: re.Match[str]) -> bool:
     if _ADDRESS.match(value) or not is_secret(value, "PASSWORD"):
         return False
     of_login = re.match(r"(?i)[\w.]{0,40}(?:auth|login|credential|password)", match[0]) is not None
-    return of_login or any(map(str.isdigit, value)) or is_keyboard_mash(value)
+    return of_login or re.search(r"[\d!#$%&?]", value) is not None or is_keyboard_mash(value)
 
 
 def _make_positional_rules() -> Iterator[RedactionRule]:
@@ -192,7 +193,7 @@ def _make_positional_rules() -> Iterator[RedactionRule]:
 _FIRST_ARGUMENT, *_FURTHER_ARGUMENTS = _make_positional_rules()
 # What all but the first of them contain.
 _QUOTED_ARGUMENT = re.compile(
-    r",\s{0,20}(?:[bN@]|\\)?[\"'](?:[^\"'\s]{0,60}\d|[A-Za-z]{8,60}[\"']|[a-z]{4} [a-z]{4} )"
+    r",\s{0,20}(?:[bN@]|\\)?[\"'](?:[^\"'\s]{0,60}[\d!#$%&?]|[A-Za-z]{8,60}[\"']|[a-z]{4} [a-z]{4} )"
 )
 _INSERT = re.compile(
     r"(?i)\b(?:insert|replace)\s{1,4}(?:\w{1,10}\s{1,4})?into\s{1,4}[\w.`\"\[\]]{1,80}\s{0,4}"
@@ -477,6 +478,38 @@ _RULES = (
         r"(?i)\bpassphrase: (?P<x>[a-z]{2,20}(?: [a-z\d]{2,20}){2,7})[.!]?[ \t\r]{0,4}(?=\n|$)",
         "assphrase: ",
         holds=lambda match: _has_digit(match) and _OF_SENTENCES.search(match["x"]) is None,
+    ),
+    # What an authorization server answers with.
+    _rule(
+        "TOKEN",
+        r"(?:callback|oauth2?|redirect|authorized?)\S{0,80}?[?&]code=(?P<x>[\w./~-]{20,400})",
+        "code=",
+        holds=_has_digit,
+    ),
+    # What cloud-init sets, and what stands in for a second factor.
+    _rule(
+        "PASSWORD",
+        r"\bchpasswd:[ \t]{0,4}\n(?:[ \t]{1,12}[\w-]{1,20}:[^\n]{0,20}\n){0,3}?[ \t]{1,16}[\w.-]{1,40}:"
+        r"(?P<x>[^\s'\"<>]{6,100})(?=\n|$)",
+        "chpasswd:",
+        holds=_is_password,
+    ),
+    _rule(
+        "TOKEN",
+        r"(?i)\b(?:backup|recovery|scratch) codes?\b[^\n:]{0,60}: "
+        r"(?P<x>[a-z\d]{4,8}(?:-[a-z\d]{4,8}){1,5})(?![\w-])",
+        "code",
+        holds=_has_digit,
+    ),
+    _rule(
+        "SECRET",
+        r"\b(?:TOTP|totp|OTP|2FA|MFA)\b[^\n:=]{0,40}[:=]\s{0,4}[\"']?(?P<x>[A-Z2-7]{16,64})(?![\w=])",
+        "TOTP",
+        "totp",
+        "OTP",
+        "2FA",
+        "MFA",
+        holds=_has_digit,
     ),
     # What a test types into the field of a page.
     _rule(

@@ -95,7 +95,7 @@ _DEFAULT = (
     r"|[ \t]?\|[ \t]?default\([ \t]?(?=[\"'])"
     r"|:[ \t]{0,4}\n(?:[ \t]{1,12}[A-Z]\w{1,20}: [^\n]{0,60}\n){0,4}?[ \t]{1,12}Default:[ \t]{1,4}(?=\S)"
 )
-_IS = "is|was|ist|war|lautet|est|es|era|é|è|jest|to|je|är|er|это"
+_IS = "is|was|ist|war|lautet|est|c['’]est|es|era|é|è|jest|to|je|är|er|это"
 _ASSIGN = re.compile(
     r"(?:\\{0,3}[\"'`*]{1,3})?[\])]?"
     rf"(?:(?P<default>{_DEFAULT}|[ \t](?:\|\||\?\?|or)[ \t](?=[\"'`]))"
@@ -177,6 +177,8 @@ _BEFORE_PASSWORD = re.compile(r"\buser(?:name)?\s?=\s?[\"'][^\"'\n]{1,60}[\"'],?
 _AFTER_USER = re.compile(
     r"\b(?:user|login|username|benutzer|usuario|utente|utilisateur)[ :=]{1,3}[\w.@-]{1,40},? (?:and |/ ?)?$"
 )
+_LONG_WORD = re.compile(r"[a-z]{0,40}\d[a-z\d]{1,60}(?<=[a-z\d]{20})")
+_CONSONANTS = re.compile(r"[bcdfghjklmnpqrstvwxz]{6}")
 _WORD_WITH_NUMBER = re.compile(r"[A-Z][a-z]{2,}\d{3,}")
 # kR210-tulip-CZP: letters of both sizes, and three digits, in several parts.
 _JOINED_PASSWORD = re.compile(
@@ -206,7 +208,7 @@ _CONVENTION = re.compile(
     r"[a-z]+\d{0,3}(?:[-_./:@]+[a-z\d]+)*|[A-Z]+\d{0,3}(?:_+[A-Z\d]+)*|[A-Za-z][a-z]+(?:[A-Z][a-z]+)*\d{0,3}"
 )
 _TEMPLATE = re.compile(
-    r"[<{(\[\\]|##|\*[a-z]\w*\.[A-Z]|!(?:vault|Ref|Sub|GetAtt|secret|env)(?:_[a-z]{1,20})?\b|\*\*|\$[{(A-Z]|\$_[A-Z]|%[({]|.*\$\{|.*\{\w{0,40}\}|.*%[sd](?!\w)|.*(?:\.{3}|\*{3}|…|xxxx)"
+    r"[<{(\[\\]|##|(?:required|nullable|sometimes|same|confirmed|string|bail)[|:]|\*[a-z]\w*\.[A-Z]|!(?:vault|Ref|Sub|GetAtt|secret|env)(?:_[a-z]{1,20})?\b|\*\*|\$[{(A-Z]|\$_[A-Z]|%[({]|.*\$\{|.*\{\w{0,40}\}|.*%[sd](?!\w)|.*(?:\.{3}|\*{3}|…|xxxx)"
     r"|(?:self|os|process|settings|config|env|None|True|False|null|true|false)\b"
 )
 _EXPLANATORY = re.compile(
@@ -343,7 +345,10 @@ def _is_phrase(value: str) -> bool:
 def _is_name_like(value: str) -> bool:
     """Whether a value consists of words and small numbers, as variables, options and messages do."""
     return _NAMELIKE.fullmatch(value) is not None and not (
-        has_high_entropy(value) or is_keyboard_mash(value) or is_mixed(value)
+        has_high_entropy(value)
+        or is_keyboard_mash(value)
+        or is_mixed(value)
+        or (_LONG_WORD.fullmatch(value) and _CONSONANTS.search(value))
     )
 
 
@@ -373,6 +378,11 @@ def _is_chosen(value: str, certainty: Certainty) -> bool:
         return _has_digit(value) and re.search(r"[^\W\d_]{2}", value) is not None
     leet = certainty is Certainty.SENTENCE and re.search(r"[a-z]\d+[a-z]", _TECHNICAL_PART.sub("", value))
     return bool(leet) or (bool(certainty) and is_strong(value))
+
+
+def is_random(value: str) -> bool:
+    """Whether small letters and digits alternate as in an issued secret: not in a name with a version."""
+    return 16 <= len(value) <= 100 and len(_DIGITS.findall(value)) >= 3 and is_secret(value, "TOKEN")
 
 
 def is_strong(value: str) -> bool:
@@ -532,7 +542,7 @@ def _is_in_brackets(text: str, sign: re.Match[str]) -> bool:
     """Whether this is "the password (Word-w0rd) is old", and no call."""
     value = _BARE.match(text, sign.end())
     alone = sign[0].startswith(" (") and value is not None and text[value.end() : value.end() + 1] == ")"
-    return alone and is_strong(value[0])  # type: ignore[index]
+    return alone and (is_strong(value[0]) or is_random(value[0]))  # type: ignore[index]
 
 
 def _is_told(text: str, sign: re.Match[str], before: str, value: str) -> bool:

@@ -194,7 +194,7 @@ _HIGH_ENTROPY = re.compile(
 # What is public, or no text at all: certificates, public keys, signatures, images, archives, documents.
 _PUBLIC_DATA = re.compile(
     r"-----BEGIN (?:(?!PRIVATE|OpenVPN)[A-Z0-9]{1,20} ?){1,5}-----[^-]*+"
-    r"|(?<![A-Za-z0-9+/])(?:iVBORw0KGgo|/9j/|R0lGOD|UEsDB|H4sI|JVBERi|UklGR)[A-Za-z0-9+/=\s\\\"']{40,}+"
+    r"|(?<![A-Za-z0-9+/])(?:iVBORw0KGgo|/9j/|R0lGOD|UEsDB|H4sI|JVBERi|UklGR|AGFzbQ)[A-Za-z0-9+/=\s\\\"']{40,}+"
     # Of 76 characters a line, as MIME writes data; keys have 64 or 70.
     r"|(?<![A-Za-z0-9+/])(?>(?:[A-Za-z0-9+/]{76}\s{1,20})+)[A-Za-z0-9+/]{0,76}"
 )
@@ -203,7 +203,7 @@ _PUBLIC_DATA = re.compile(
 # What is named as public, as an identifier, or as a digest.
 _PUBLIC_NAME = re.compile(
     r"(?i)(?:(?:public|publishable|site|websocket)[ _-]?(?:key|accept)"
-    r"|(?<!session)(?<!sess)(?<!secret)(?<!auth)[_-]id(?:-2)?|etag|if-none-match|[\"']kid|digest"
+    r"|(?<!session)(?<!sess)(?<!secret)(?<!auth)[_-]id(?:-2)?|etag|if-none-match|cursor|[\"']kid|digest"
     r"|integrity|checksum|fingerprint|content-md5|declare_id!|[\"'][xyn]|pubkey|program(?:_?id)?|address)"
     r"(?:\\?[\"'])?\s{0,3}[:=(]\s{0,3}(?:W/)?(?:\\?[\"'])?$"
 )
