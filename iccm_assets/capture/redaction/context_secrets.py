@@ -486,6 +486,31 @@ _RULES = (
         "code=",
         holds=_has_digit,
     ),
+    _rule(
+        "TOKEN",
+        r"\blogin\b[^\n]{0,120}?<<<\s{0,4}[\"']?(?P<x>[\w.~+/-]{16,400})",
+        "<<<",
+        holds=_has_digit,
+    ),
+    _rule(
+        "PASSWORD",
+        r"(?<![\w-])-(?:store|key|src|dest)(?:store)?pass(?:word)?\s{1,4}(?P<x>[^\s'\"$<>-][^\s'\"<>]{5,100})",
+        "pass ",
+        "password ",
+        holds=_is_no_variable,
+    ),
+    _rule(
+        "PASSWORD",
+        r"\.pass(?:word)?\(Some\(\s{0,4}\"(?P<x>[^\"\n]{6,100})\"",
+        "(Some(",
+        holds=_is_password,
+    ),
+    _rule(
+        "TOKEN",
+        r"\bprintf\s{1,4}[\"']:%s[\"']\s{1,4}[\"']?(?P<x>[A-Za-z0-9]{20,400})",
+        ":%s",
+        holds=_has_digit,
+    ),
     # What cloud-init sets, and what stands in for a second factor.
     _rule(
         "PASSWORD",
@@ -678,7 +703,7 @@ _RULES = (
     ),
     _rule(
         "PASSWORD",
-        r"(?i)\bidentified\s{1,4}by\s{1,4}\\?[\"'](?P<x>[^\"'\s<>]{4,100})",
+        r"(?i)\bidentified\s{1,4}by\s{1,4}(?:\\?[\"'](?=[^\"'\s<>]{4})|(?=\w{0,60}\d))(?P<x>[^\"'\s<>;]{4,100})",
         "dentified",
         "DENTIFIED",
     ),

@@ -106,8 +106,8 @@ _ASSIGN = re.compile(
     r"|,?\s{1,40}(?:-\s)?\\{0,3}[\"']?(?:value|content)\\{0,3}[\"']?\s{0,4}(?P<value>[=:])\s{0,4}"
     r"|[ \t]{0,4}(?P<call>[,({])\s{0,8}[\[(]?|(?P<xml>>|</(?:td|th|dt|b|strong)>\s{0,8}(?:<(?:td|dd)>"
     r"|:[ \t]?))"
-    r"|(?P<prose>[ \t]{0,3}(?:(?:[ \t](?:for|of|on|at|in|to|für|fuer|zum|zur|vom|von|des|der|du|de|do|da|dos"
-    r"|das|del|della|per|pour|para|voor|van|för|till|til|dla|na|pro|od|от|для|к|на)(?:[ \t][\w.-]{1,30}){1,5}"
+    r"|(?P<prose>[ \t]{0,3}(?:(?:[ \t](?:for|of|on|at|in|to|für|fuer|zum|zur|vom|von|di|des|der|du|de|do|da"
+    r"|dos|das|del|della|per|pour|para|voor|van|för|till|til|dla|na|pro|od|от|для|к|на)(?:[ \t][\w.-]{1,30}){1,5}"
     r"|[ \t](?:(?:d|n|a)ell|all|de l|d|l)['’]\w{1,20}(?:[ \t][\w.-]{1,30}){0,4})"
     rf"(?:[ \t](?:{_IS})(?=[ \t:])|(?=[ \t]?[:=][ \t]))"
     r"|[ \t](?:is|was|has been|set)[ \t](?:generated|created|set|reset|changed"
@@ -168,7 +168,7 @@ _WORDS_WITH_NUMBER = re.compile(r"[^\W\d_]{2,}(?:-[^\W\d_]{2,})+-?\d{2,}")
 # torta_limone3 and mandel@22: in a sentence that says what the password is.
 _WORDS_AND_DIGITS = re.compile(
     r"[^\W\d_]{3,20}(?:[-_.][^\W\d_]{3,20}){1,4}\d{1,4}[!?]?|[^\W\d_]{4,30}[@#$%&!]\d{2,6}"
-    r"|[A-Z][a-zß-ÿ]{3,20}[-_.]\d{2,6}"
+    r"|[A-Z]?[a-zß-ÿ]{4,30}[-_.]\d{2,6}"
 )
 # lamp-otter-nine-blue: the value of an assignment.
 _HYPHENATED_WORDS = re.compile(r"(?=.{16})[a-z]{2,12}(?:-[a-z]{2,12}){3,7}")
@@ -491,7 +491,11 @@ def _is_quoted_phrase(
 ) -> bool:
     """Whether a value in quotes consists of words that somebody chose as a secret."""
     of_phrase, assigned = name[0] in {"passphrase", "psk"}, sign["eq"] in {":", "="}
-    if of_phrase and sign["eq"] not in _COMPARISONS and _is_diceware(secret, 3 if firm or assigned else 4):
+    if (
+        of_phrase
+        and sign["eq"] not in _COMPARISONS
+        and _is_diceware(secret, 3 if sign["prose"] or assigned else 4)
+    ):
         return True
     if kind == "PASSWORD" and sign["eq"] == "=" and _TWO_WORDS.fullmatch(secret):
         before = text[max(0, name.start() - 100) : name.start()].lower()
