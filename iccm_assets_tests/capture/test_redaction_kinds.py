@@ -312,6 +312,7 @@ LOOK_ALIKES = [
     "const wasm = 'AGFzbQEAAAABBwFgAn9/AX8DAgEABwcBA2FkZAAACgkBBwAgACABags=';",
     "next_cursor = 'eyJwYWdlIjoyLCJzaXplIjo1MH0='",
     "token_embedding_projection2x = 1",
+    'read -rs -p "Password: " password\nexport PGPASSWORD="$password"',
     "assert make_dsn(user='u', password='p') == 'postgresql://u:p@h/d'",
     "user_data = 'IyEvYmluL3NoCmFwdC1nZXQgdXBkYXRlCmFwdC1nZXQgaW5zdGFsbCAteSBjdXJsCg=='",
     'PASSWORD_INPUT = "user-password-input-field"',

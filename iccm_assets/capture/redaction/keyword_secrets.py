@@ -107,7 +107,8 @@ _ASSIGN = re.compile(
     r"|[ \t]{0,4}(?P<call>[,({])\s{0,8}[\[(]?|(?P<xml>>|</(?:td|th|dt|b|strong)>\s{0,8}(?:<(?:td|dd)>"
     r"|:[ \t]?))"
     r"|(?P<prose>[ \t]{0,3}(?:(?:[ \t](?:for|of|on|at|in|to|für|fuer|zum|zur|vom|von|di|des|der|du|de|do|da"
-    r"|dos|das|del|della|per|pour|para|voor|van|för|till|til|dla|na|pro|od|от|для|к|на)(?:[ \t][\w.-]{1,30}){1,5}"
+    r"|dos|das|del|della|per|pour|para|voor|van|för|till|til|dla|na|pro|od|от|для|к|на)"
+    r"(?:[ \t][\w.-]{1,30}){1,5}"
     r"|[ \t](?:(?:d|n|a)ell|all|de l|d|l)['’]\w{1,20}(?:[ \t][\w.-]{1,30}){0,4})"
     rf"(?:[ \t](?:{_IS})(?=[ \t:])|(?=[ \t]?[:=][ \t]))"
     r"|[ \t](?:is|was|has been|set)[ \t](?:generated|created|set|reset|changed"
@@ -208,7 +209,7 @@ _CONVENTION = re.compile(
     r"[a-z]+\d{0,3}(?:[-_./:@]+[a-z\d]+)*|[A-Z]+\d{0,3}(?:_+[A-Z\d]+)*|[A-Za-z][a-z]+(?:[A-Z][a-z]+)*\d{0,3}"
 )
 _TEMPLATE = re.compile(
-    r"[<{(\[\\]|##|(?:required|nullable|sometimes|same|confirmed|string|bail)[|:]|\*[a-z]\w*\.[A-Z]|!(?:vault|Ref|Sub|GetAtt|secret|env)(?:_[a-z]{1,20})?\b|\*\*|\$[{(A-Z]|\$_[A-Z]|%[({]|.*\$\{|.*\{\w{0,40}\}|.*%[sd](?!\w)|.*(?:\.{3}|\*{3}|…|xxxx)"
+    r"[<{(\[\\]|##|(?:required|nullable|sometimes|same|confirmed|string|bail)[|:]|\*[a-z]\w*\.[A-Z]|!(?:vault|Ref|Sub|GetAtt|secret|env)(?:_[a-z]{1,20})?\b|\*\*|\$[{(A-Z]|\$_[A-Z]|\$[a-z_]{2,40}$|%[({]|.*\$\{|.*\{\w{0,40}\}|.*%[sd](?!\w)|.*(?:\.{3}|\*{3}|…|xxxx)"
     r"|(?:self|os|process|settings|config|env|None|True|False|null|true|false)\b"
 )
 _EXPLANATORY = re.compile(
