@@ -251,6 +251,10 @@ MORE_SECRETS = [
     ("ALTER USER system IDENTIFIED BY {};", "Or4nge_Olympia"),
     ("OptsBuilder::new().user(Some(\"etl\")).pass(Some(\"{}\"));", "tr4nsf0rm"),
     ("basic $(printf ':%s' {} | base64)", "te5zsevzjqvxavmewez5zxwgb"),
+    # Of people.
+    ("Mera number {} hai, OTP nahi", "9873016482"), ("numer w bazie to {} bez", "512-874-306"),
+    ("op=MTN msisdn={} rc=1", "2348036719425"), ("https://wa.me/{}", "5511968472035"),
+    ("手机号 {} 收不到验证码", "13864207951"), ("%B{}^DOE/JANE^27091010000000?", "4925647183902578"),
     # Words without any.
     ("keytool -genkey -keystore up.jks -storepass {} -validity 99", "garten-tor"),
     ("we set the passphrase to \"{}\" there", "yellow-gecko-tango"),
@@ -294,6 +298,7 @@ MORE_SECRETS = [
 ]  # fmt: skip
 PERSONAL = [
     "jane.doe@acme.photography", "JANE_DOE@ACME.IO", "jane@xn--bcher-kva.example", "jane@[192.0.2.7]",
+    "jane\\u0040acme.io", "0474/82.93.07", "0533 719 57 18", "4539.7182.0463.9578", "2200 7381 9264 5074",
     "jane (at) acme (dot) org", "jane [at] acme.de", "jane.doe at acme dot com", "jane&#64;acme.io",
     "(11) 97905-2690", "(040) 482 91-63", "(0118) 887 2767", "00491546582822", "0031 89 2343652",
     "090-5774-5125", "+49 (0)89 / 4523211", "8 (946) 773-34-87",

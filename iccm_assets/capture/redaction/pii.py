@@ -33,7 +33,7 @@ _CARD_RANGES = {
     13: ((4, 4),),
     14: ((300, 305), (36, 36), (38, 39)),
     15: ((34, 34), (37, 37)),
-    16: ((4, 4), (50, 58), (60, 60), (62, 65), (67, 67), (2221, 2720), (3528, 3589)),
+    16: ((4, 4), (50, 58), (60, 60), (62, 65), (67, 67), (2200, 2204), (2221, 2720), (3528, 3589)),
     19: ((4, 4), (62, 62)),
 }
 
@@ -177,12 +177,12 @@ class _EmailRule(RedactionRule):
                 yield name.start(), end, self.kind
 
 
-_AT = r"(?:@|%40|&#64;|&#x40;)"
+_AT = r"(?:@|%40|&#64;|&#x40;|\\{1,2}u0040)"
 _EMAIL_RULES = (
     _EmailRule(
         "EMAIL",
         re.compile(rf"{_AT}(?:{_DOMAIN}|\[(?:\d{{1,3}}\.){{3}}\d{{1,3}}\])"),
-        ("@", "%40", "&#64;", "&#x40;"),
+        ("@", "%40", "&#64;", "&#x40;", "u0040"),
     ),
     _rule("EMAIL", r'"[\w.+! -]{1,64}"@' + _DOMAIN, '"@'),
     # Spelt so that programs do not find them.
@@ -206,6 +206,9 @@ _NUMBER_RULES = (
         r"|\d{3}[ -]?\d{6}[ -]?\d{4,5}|\d{12})(?![\w]|\.\d)",
         holds=_is_card,
     ),
+    # In four groups, and on the stripe of the card.
+    _rule("CARD", r"[2-6](?<![\w.].)\d{3}(?:\.\d{4}){3}(?![\w]|\.\d)", holds=_is_card),
+    _rule("CARD", r"%B(?P<x>\d{13,19})\^", "%B", holds=lambda match: is_card_number(match["x"])),
     _rule(
         "SSN", r"[0-8](?:(?<![\w.-].)|(?<=\\[nrt].))\d\d(?<!000|666)-(?!00)\d\d-(?!0000)\d{4}(?![\w-])", "-"
     ),
@@ -213,11 +216,36 @@ _NUMBER_RULES = (
     _rule(
         "PHONE",
         r"(?:phone|Phone|PHONE|tel|Tel|TEL|téléphone|Téléphone|mobile|Mobile|MOBILE|mobil|Mobil|handy|Handy"
-        r"|cell|Cell|Rufnummer|Durchwahl|fax|Fax|FAX|whatsapp|WhatsApp|sms|SMS|call|Call|电话|手机|電話|携帯|전화|телефон|Телефон|тел)"
+        r"|cell|Cell|Rufnummer|Durchwahl|fax|Fax|FAX|whatsapp|WhatsApp|sms|SMS|call|Call|电话|手机号?|móvil|celular|gsm|GSM|msisdn|MSISDN|wa\.me/|電話|携帯|전화|телефон|Телефон|тел)"
         r"(?:efon\w{0,10}|éfono)?(?:[ _-]?(?:number|Number|nummer|no|nr|me at|us at))?"
         r"[\"']?\.?\s{0,2}[:=]?\s{0,3}[\"'(]?(?P<x>[+(]{0,2}\d[\d ()./-]{5,22}\d)(?![\w.])",
         holds=_is_labelled_phone,
     ),
+    # In a sentence about it: my number 9873016482, numer to 512-874-306.
+    _rule(
+        "PHONE",
+        r"(?i)\b(?:my|mera|meine?|mi|mon|mój|meu|il mio) (?:number|nummer|número|numéro|numero|numer)\b"
+        r"[^\d\n]{1,16}(?P<x>\d(?:[ .-]?\d){7,13})(?![\w-]|\.\d)",
+        "num",
+        "Num",
+        "núm",
+        "Núm",
+    ),
+    _rule(
+        "PHONE",
+        r"(?i)\b(?:numer|móvil|telefon\w{0,2}|teléfono|tel|kom)\b[^\d\n]{1,24}"
+        r"(?P<x>\d{3}([ -])\d{3}\2\d{3})(?![\w-]|[. ]\d)",
+        "numer",
+        "Numer",
+        "óvil",
+        "ele",
+        "tel",
+        "Tel",
+        "kom",
+        "Kom",
+    ),
+    # 0473/81.92.06 and 0532 718 46 09.
+    _rule("PHONE", r"0(?<![\w./#-]0)(?<!\d 0)\d{2,3}(?:/\d\d\.\d\d\.\d\d| \d{3} \d\d \d\d)(?![\w/-]|[. ]\d)"),
     _rule(
         "PHONE",
         r"\+(?:(?<![\w+]\+)|(?<=\\[nrt]\+))[1-9]\d{0,2}(?:[ ./-]?\(?\d{1,4}\)?){2,6}(?!\w)",
