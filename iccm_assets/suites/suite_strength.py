@@ -316,9 +316,12 @@ def _build_stubs(source: SourceText, suite: Suite) -> dict[str, list[Edit]]:
 def _run_cases(
     runner: VariantRunner, stubs: Mapping[str, list[Edit]], variants: Sequence[list[Edit]]
 ) -> CaseReport:
-    """Run cases together; each in a process of its own where the source keeps state outside of its module."""
+    """Run cases together; each in a process of its own where the source does not pass.
+
+    It may keep state outside of its module, or the machine may have been too busy for its limits.
+    """
     report = runner.run_cases([*stubs.values(), *variants], len(stubs), together=True)
-    if "refused" in (report.source_fate, report.fates[len(stubs)]):
+    if _is_altered(report, len(stubs)):
         report = runner.run_cases([*stubs.values(), *variants], len(stubs), together=False)
     return report
 
